@@ -12,6 +12,9 @@ namespace {
 
 // Positions taken together, so that their keys and values are in level 1 for all query heads that share them.
 constexpr size_t kPositions = kSumRows;
+// Keys and values are fetched this many bytes ahead, into level 2: the hardware alone leaves a third of the
+// bandwidth unused. What lies behind the last position may be fetched, it is never read.
+constexpr size_t kKvAhead = 4096;
 // Vectors of a head's output held in registers.
 constexpr size_t kHeadVectors = 8;
 
@@ -96,6 +99,8 @@ inline void scorePositions(const Q& q, const Key* keys, const float* keyScales, 
     for (; p + T <= end; p += T) {
       F sums[1][T];
       float products[1][T];
+      const uint8_t* ahead = reinterpret_cast<const uint8_t*>(keys + p * headDim) + kKvAhead;
+      for (size_t b = 0; b < T * headDim * sizeof(Key); b += kLine) __builtin_prefetch(ahead + b, 0, 2);
       scoreTile<T>(q, keys + p * headDim, headDim, sums);
       sumTile<1, T>(sums, products);
       for (size_t t = 0; t < T; t++) scores[p + t] = products[0][t] * (keyScales ? factor * keyScales[p + t] : factor);
@@ -149,7 +154,7 @@ inline bool addValuesQ8(const float* weights, const int8_t* values, const float*
   for (size_t i = 0; i < block.count; i++) {
     total += q[i];
     block.rows[i] = reinterpret_cast<const uint8_t*>(values + (begin + (i < n ? i : n - 1)) * headDim);
-    next[i] = block.rows[i] + kSumRows * headDim;  // fetched only: it may lie behind the last one
+    next[i] = block.rows[i] + kKvAhead;
   }
   // The one group's factors, packed as packFactors does it for W groups.
   if constexpr (kDot4) {

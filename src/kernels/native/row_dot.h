@@ -194,20 +194,15 @@ constexpr size_t kRowsTogether = 4;
 // Rows are fetched this many rows or list entries ahead, into level 2: the hardware fetches poorly across pages and
 // not at all across list entries. 4 ahead is 10 % slower, 16 as fast as 8.
 constexpr size_t kRowsAhead = 8;
-// The down columns behind up rows are fetched along with them, as far as they fit in this much of level 2.
-constexpr size_t kFarBudget = 1280 * 1024;
 
-// Fetches R rows line by line, and with them as many `farBytes` of what lies behind each.
+// Fetches R rows line by line.
 template <size_t R> struct Ahead {
   const uint8_t* rows[R];
-  size_t bytes, farBytes;
+  size_t bytes;
   size_t at = 0;
 
   HYBRID_INFER_INLINE inline void step() {
     each<R>([&](auto r) HYBRID_INFER_INLINE { __builtin_prefetch(rows[r] + at, 0, 2); });
-    if (at < farBytes) {
-      each<R>([&](auto r) HYBRID_INFER_INLINE { __builtin_prefetch(rows[r] + bytes + at, 0, 2); });
-    }
     at += kLine;
   }
   HYBRID_INFER_INLINE inline void finish() {
@@ -215,16 +210,15 @@ template <size_t R> struct Ahead {
   }
 };
 
-// out[i] = row(i) . x for i < n; the first `farRows` rows are fetched with as many bytes behind them.
+// out[i] = row(i) . x for i < n
 template <Format FORMAT, typename Row>
-inline void dotMany(size_t n, Row row, size_t farRows, const uint8_t* x, float* out, size_t cols) {
+inline void dotMany(size_t n, Row row, const uint8_t* x, float* out, size_t cols) {
   const size_t bytes = rowBytes(FORMAT, cols);
   auto ahead = [&](size_t i, auto size) {
     Ahead<decltype(size)::value> fetch;
     // Past the end there is nothing to fetch: the last row again costs nothing, it is here already.
     each<decltype(size)::value>([&](auto r) HYBRID_INFER_INLINE { fetch.rows[r] = row(i + r < n ? i + r : n - 1); });
     fetch.bytes = bytes;
-    fetch.farBytes = i < farRows ? bytes : 0;
     return fetch;
   };
   size_t i = 0;
@@ -248,7 +242,7 @@ inline void dotMany(size_t n, Row row, size_t farRows, const uint8_t* x, float* 
 
 template <Format FORMAT>
 void dotFormat(Rows w, size_t rows, const uint8_t* x, float* out, size_t cols) {
-  dotMany<FORMAT>(rows, [&](size_t i) { return w.base + i * w.stride; }, 0, x, out, cols);
+  dotMany<FORMAT>(rows, [&](size_t i) { return w.base + i * w.stride; }, x, out, cols);
 }
 
 void dot(Format format, Rows w, size_t rows, const uint8_t* x, float* out, size_t cols) {
@@ -261,10 +255,7 @@ void dot(Format format, Rows w, size_t rows, const uint8_t* x, float* out, size_
 
 template <Format FORMAT>
 void dotListFormat(Rows w, const uint32_t* list, size_t count, const uint8_t* x, float* out, size_t cols) {
-  const size_t bytes = rowBytes(FORMAT, cols);
-  const bool records = w.stride == 2 * bytes;
-  dotMany<FORMAT>(
-      count, [&](size_t i) { return w.base + list[i] * w.stride; }, records ? kFarBudget / bytes : 0, x, out, cols);
+  dotMany<FORMAT>(count, [&](size_t i) { return w.base + list[i] * w.stride; }, x, out, cols);
 }
 
 void dotList(Format format, Rows w, const uint32_t* list, size_t count, const uint8_t* x, float* out, size_t cols) {

@@ -21,8 +21,8 @@ namespace hybrid_infer {
 namespace {
 
 // Rows of a block: enough to share the cost of adding a block to `out`, few enough that the next block fits in
-// level 1 beside this one. Sums fit in int32: 8 * 16 * 32767 * 32, 128 * 32767 * 32.
-constexpr size_t kSumRows = 32;
+// level 1 beside this one. Sums fit in int32: 8 * 16 * 32767 * 16, 128 * 32767 * 16.
+constexpr size_t kSumRows = 16;
 // Groups of one pass, so that the block's factors fit in level 1.
 constexpr size_t kSumGroups = 64;
 constexpr float kLargestFactor = 32512.0f;  // 127 * 256 + 0: its high byte is 127
@@ -233,6 +233,10 @@ void sumRowsQuantized(Rows w, const uint32_t* list, size_t count, const float* c
   using Codes = std::conditional_t<FORMAT == Format::q4, Q4Codes, Q8Codes>;
   SumBlock block;
   const uint8_t* next[kSumRows];
+  // Nothing has fetched the first block.
+  for (size_t at = 0; at < rowBytes(FORMAT, cols); at += kLine) {
+    for (size_t i = 0; i < kSumRows && i < count; i++) __builtin_prefetch(w.base + list[i] * w.stride + at, 0, 2);
+  }
   for (size_t g0 = 0; g0 < allGroups; g0 += kSumGroups) {
     const size_t groups = allGroups - g0 < kSumGroups ? allGroups - g0 : kSumGroups;
     for (size_t i0 = 0; i0 < count; i0 += kSumRows) {
@@ -243,6 +247,9 @@ void sumRowsQuantized(Rows w, const uint32_t* list, size_t count, const float* c
         const size_t after = i0 + kSumRows + i;
         next[i] = w.base + list[after < count ? after : count - 1] * w.stride;
       }
+      // The scales come first: a block begins with them.
+      const size_t scales = scaleOffset(FORMAT, cols) + 2 * g0;
+      for (size_t i = 0; i < kSumRows; i++) __builtin_prefetch(next[i] + scales, 0, 3);
       if (!prepareSumBlock<FORMAT>(block, coef + i0, rows, g0, groups, cols)) {
         sumBlockF32<FORMAT>(block, coef + i0, rows, g0, groups, cols, out);
         continue;
@@ -252,8 +259,6 @@ void sumRowsQuantized(Rows w, const uint32_t* list, size_t count, const float* c
         const size_t length = padded - column < kGroup ? padded - column : kGroup;
         sumGroup<Codes>(block, g, (g0 + g) * groupBytes, length, out + column, next);
       }
-      const size_t scales = scaleOffset(FORMAT, cols) + 2 * g0;
-      for (size_t i = 0; i < kSumRows; i++) __builtin_prefetch(next[i] + scales, 0, 3);
     }
   }
 }
