@@ -197,7 +197,7 @@ async function startGpu(
   options: EngineOptions,
 ): Promise<OpenedGpu> {
   const { openGpu } = await import('../gpu/open-gpu.js');
-  const { ffn, threads, batchTokens } = resolveOptions(pack.header.config, options);
+  const { ffn, threads, batchTokens, kvFormat } = resolveOptions(pack.header, options);
   const { signal, onProgress } = options;
   return openGpu({
     pack,
@@ -207,7 +207,7 @@ async function startGpu(
     ffn,
     lanes: threads,
     maxTokens: batchTokens,
-    kvFormat: options.kvCache,
+    kvFormat,
     signal,
     onUnit: (done, total) => onProgress?.({ stage: 'gpu', done, total, unit: 'steps' }),
   });

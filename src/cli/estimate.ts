@@ -16,7 +16,7 @@ interface EstimateFlags {
   gpuMemory: number;
   gpu: GpuChoice;
   quant?: WeightFormat;
-  kvCache: KvFormat;
+  kvCache?: KvFormat;
   contextTokens: number;
   cpuBandwidth?: number;
   gpuBandwidth?: number;
@@ -39,7 +39,7 @@ export function registerEstimate(program: Command, context: CliContext): void {
     )
     .addOption(new Option('--gpu <provider>', 'provider to measure').choices(GPU_CHOICES).default('auto'))
     .addOption(quantOption())
-    .addOption(new Option('--kv-cache <format>', 'KV cache format').choices(['f32', 'q8']).default('f32'))
+    .addOption(new Option('--kv-cache <format>', 'KV cache format (default: q8, f32 for an f32 pack)').choices(['f32', 'q8']))
     .addOption(
       new Option('--context-tokens <n>', 'positions that attention reads')
         .argParser(wholeNumber('--context-tokens', 1, 2 ** 24))

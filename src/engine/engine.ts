@@ -68,13 +68,13 @@ export class Engine {
 
   private static async load(pack: Pack, options: EngineOptions): Promise<Engine> {
     const { header } = pack;
-    const { ffn, threads, contextLength, batchTokens } = resolveOptions(header.config, options);
+    const { ffn, threads, contextLength, batchTokens, kvFormat } = resolveOptions(header, options);
     const { layout, load, inline } = planLayout(header, {
       contextLength,
       batchTokens,
       laneCount: threads,
       chunkCount: chunksFor(threads),
-      kvFormat: options.kvCache ?? 'f32',
+      kvFormat,
       ffn,
       plan: options.plan ?? null,
       gpu: options.gpu?.units ?? null,
@@ -82,8 +82,9 @@ export class Engine {
     const choice = selectKernels(options.kernels ?? 'auto');
     options.signal?.throwIfAborted();
     const memories = layout.arenaBytes.map(createArena);
-    for (const memory of memories) adviseHugePages(choice, memory);
-    writeInline(memories, inline);
+    // Not the KV cache: one position of every head would make huge pages of all of it resident.
+    memories.forEach((memory, i) => adviseHugePages(choice, memory, layout.kvBegin[i]));
+    writeInline(memories, inline.splice(0)); // not kept beside the weights that are loaded next
     const lanes = await LanePool.start(layout, memories, choice, options.timeline);
     const engine = new Engine(pack, layout, memories, choice, lanes, ffn, options.gpu ?? null);
     try {

@@ -130,6 +130,8 @@ export interface ModelLayout {
   needsF32: boolean;
   needsQ8a: boolean;
   arenaBytes: number[];
+  /** Per arena: where its KV cache begins, behind everything else. */
+  kvBegin: number[];
   layers: LayerPlacement[];
   globalsArena: number;
   embed: Matrix;
@@ -177,6 +179,7 @@ export function planLayout(
   const load: LoadItem[] = [];
   const inline: InlineItem[] = [];
   const arenas: ArenaPlan[] = [];
+  const kvPlanned: number[] = []; // bytes of KV cache each arena will hold
   const bytes = { weights: 0, kvCache: 0, scratch: 0, predictor: 0 };
 
   const dealt =
@@ -199,7 +202,11 @@ export function planLayout(
     const arena = new ArenaPlan();
     scratch = planScratch(arena, config, options, nMax, maxRank);
     bytes.scratch += arena.bytes;
+    kvPlanned.push(0);
     return arenas.push(arena) - 1;
+  };
+  const makeRoom = (need: number): void => {
+    if (!arenas[current].fits(need + kvPlanned[current])) current = openArena();
   };
   let current = openArena();
 
@@ -225,14 +232,10 @@ export function planLayout(
   const layers = header.layers.map((layer, l): LayerPlacement => {
     const layerPlan = options.plan?.layers[l] ?? null;
     const need = layerBytes(layer) + kvBytes + predictorBytes(layerPlan) + 4 * config.intermediateSize + 4096;
-    if (!arenas[current].fits(need)) current = openArena();
+    makeRoom(need);
     const arena = current;
+    kvPlanned[arena] += kvBytes;
     const { order, chunks, scoredRows } = dealt[l];
-    const kv = (): KvRows[] =>
-      Array.from({ length: config.kvHeads }, () => ({
-        data: arenas[arena].take(options.contextLength * kvRow),
-        scales: options.kvFormat === 'q8' ? arenas[arena].take(options.contextLength * 4) : 0,
-      }));
     const predictor =
       layerPlan?.predictor && layerPlan.mode === 'predicted'
         ? placePredictor(layerPlan, chunks, scoredRows, (data) => placeInline(arena, data))
@@ -248,8 +251,8 @@ export function planLayout(
       gate: place(arena, layer.gate, order),
       ffn: place(arena, layer.ffn, order),
       downOffset: rowBytes(layer.ffn.format, config.hiddenSize),
-      keys: kv(),
-      values: kv(),
+      keys: [],
+      values: [],
       mode:
         options.ffn === 'predicted' ? (predictor ? 'predicted' : (layerPlan?.mode ?? 'exact')) : options.ffn,
       order,
@@ -257,16 +260,28 @@ export function planLayout(
       predictor,
       downNorms: arenas[arena].take(4 * config.intermediateSize),
     };
-    bytes.kvCache += kvBytes;
     return placement;
   });
 
   // ---- embedding, final norm, head -------------------------------------------------------------------
   const globalBytes = header.embed.bytes + header.outNorm.bytes + (header.lmHead?.bytes ?? 0) + 4096;
-  if (!arenas[current].fits(globalBytes)) current = openArena();
+  makeRoom(globalBytes);
   const embed = place(current, header.embed);
   const outNorm = place(current, header.outNorm).ptr;
   const lmHead = header.lmHead ? place(current, header.lmHead) : embed;
+
+  // ---- KV cache: last in every arena, because it alone is filled bit by bit -----------------------------
+  const kvBegin = arenas.map((arena) => arena.bytes);
+  for (const layer of layers) {
+    const kv = (): KvRows[] =>
+      Array.from({ length: config.kvHeads }, () => ({
+        data: arenas[layer.arena].take(options.contextLength * kvRow),
+        scales: options.kvFormat === 'q8' ? arenas[layer.arena].take(options.contextLength * 4) : 0,
+      }));
+    layer.keys = kv();
+    layer.values = kv();
+    bytes.kvCache += kvBytes;
+  }
 
   const formats = [...layers.flatMap((l) => [l.qkv.format, l.gate.format]), lmHead.format];
   const layout: ModelLayout = {
@@ -281,6 +296,7 @@ export function planLayout(
       formats.some((f) => f !== 'f32') ||
       layers.some((l) => l.predictor && inputFormat(l.predictor) !== 'f32'),
     arenaBytes: arenas.map((a) => a.bytes),
+    kvBegin,
     layers,
     globalsArena: current,
     embed,

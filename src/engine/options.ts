@@ -1,8 +1,9 @@
 /** Engine options with their defaults filled in, or a message that says what was expected. */
 import { availableParallelism } from 'node:os';
 import { HybridError, ModelError, UsageError } from '../errors.js';
-import type { ActivationKind } from '../kernels/kernels.js';
-import type { ModelConfig } from '../model/types.js';
+import type { ActivationKind, KvFormat } from '../kernels/kernels.js';
+import type { WeightFormat } from '../kernels/layout.js';
+import type { PackHeader } from '../pack/types.js';
 import type { FfnMode } from './ffn-plan.js';
 import type { EngineOptions } from './requests.js';
 
@@ -19,10 +20,11 @@ export interface ResolvedOptions {
   threads: number;
   contextLength: number;
   batchTokens: number;
+  kvFormat: KvFormat;
 }
 
 /** @throws UsageError on impossible values; ModelError or HybridError when the FFN mode cannot be run */
-export function resolveOptions(config: ModelConfig, options: EngineOptions): ResolvedOptions {
+export function resolveOptions({ config, quant }: PackHeader, options: EngineOptions): ResolvedOptions {
   const { maxContext } = config;
   const contextLength = wholeNumber(
     'contextLength',
@@ -36,8 +38,12 @@ export function resolveOptions(config: ModelConfig, options: EngineOptions): Res
     threads: wholeNumber('threads', options.threads ?? availableParallelism(), 1, MAX_THREADS),
     contextLength,
     batchTokens: Math.min(contextLength, batchTokens),
+    kvFormat: options.kvCache ?? defaultKvFormat(quant),
   };
 }
+
+/** Quantised weights already cost more accuracy than 8-bit keys and values do, and these are a quarter of the bytes. */
+export const defaultKvFormat = (quant: WeightFormat): KvFormat => (quant === 'f32' ? 'f32' : 'q8');
 
 function chooseFfn(kind: ActivationKind, options: EngineOptions): FfnMode {
   const asked = options.ffn ?? 'auto';

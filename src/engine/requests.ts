@@ -18,7 +18,7 @@ export interface EngineOptions {
   plan?: FfnPlan | null;
   /** Positions the KV cache holds. @default the model's, at most DEFAULT_CONTEXT */
   contextLength?: number;
-  /** @default 'f32' */
+  /** @default 'q8'; 'f32' for an f32 pack */
   kvCache?: KvFormat;
   /** Prompt tokens that share one pass over the weights. @default 64 */
   batchTokens?: number;

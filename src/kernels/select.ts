@@ -72,8 +72,9 @@ export function instantiateKernels(choice: KernelChoice, memory: WebAssembly.Mem
 /**
  * Ask for huge pages before an arena is first touched: rows read from all over it then miss far fewer
  * address translations. It helps every backend, but only the addon can ask.
+ * @param bytes - how much of the arena's beginning; all of it when left out
  * @returns false where the system or the addon cannot
  */
-export function adviseHugePages(_choice: KernelChoice, memory: WebAssembly.Memory): boolean {
-  return adviseThroughAddon(memory);
+export function adviseHugePages(_choice: KernelChoice, memory: WebAssembly.Memory, bytes?: number): boolean {
+  return adviseThroughAddon(memory, bytes);
 }

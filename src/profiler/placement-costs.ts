@@ -4,6 +4,7 @@
  * else (docs/performance.md compares the model with measurements).
  */
 import type { FfnMode, FfnPlan } from '../engine/ffn-plan.js';
+import { defaultKvFormat } from '../engine/options.js';
 import type { KvFormat } from '../kernels/kernels.js';
 import { rowBytes } from '../kernels/layout.js';
 import type { PackHeader, PackSection } from '../pack/types.js';
@@ -63,6 +64,7 @@ export interface PlacementModel {
   ffnOnly?: boolean;
   /** Positions in the KV cache that attention reads. @default 256 */
   contextTokens?: number;
+  /** @default the engine's for such a pack */
   kvFormat?: KvFormat;
 }
 
@@ -205,7 +207,7 @@ function sumOver(ids: Uint32Array, seconds: Float64Array): number {
 function kvBytesPerToken({
   header,
   contextTokens = DEFAULT_CONTEXT_TOKENS,
-  kvFormat = 'f32',
+  kvFormat = defaultKvFormat(header.quant),
 }: PlacementModel): number {
   const { layers, kvHeads, headDim } = header.config;
   const row = kvFormat === 'f32' ? 4 * headDim : headDim + 4;

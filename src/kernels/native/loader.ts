@@ -73,13 +73,13 @@ export function createNativeKernels(memory: WebAssembly.Memory, variant?: string
 }
 
 /**
- * Ask the system for 2 MB pages behind an arena; must come before the arena is first touched. Fewer address
+ * Ask the system for 2 MB pages behind the first `bytes` (default: all) of an arena; must come before the arena is first touched. Fewer address
  * translations are missed when rows are read from all over it. False where the system has none, or no addon is built.
  */
-export function adviseHugePages(memory: WebAssembly.Memory): boolean {
+export function adviseHugePages(memory: WebAssembly.Memory, bytes?: number): boolean {
   if (isOff()) return false;
   const result = load();
-  return 'addon' in result && result.addon.adviseHugePages(new Uint8Array(memory.buffer));
+  return 'addon' in result && result.addon.adviseHugePages(new Uint8Array(memory.buffer, 0, bytes));
 }
 
 // ---- loading ---------------------------------------------------------------------------------------------
