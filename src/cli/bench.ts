@@ -57,7 +57,12 @@ export function registerBench(program: Command, context: CliContext): void {
         .argParser(list(oneOf('--quant', WEIGHT_FORMATS)))
         .default([undefined], 'q8, or what a pack holds'),
     )
-    .addOption(new Option('--kv-cache <format>', 'KV cache format (default: q8, f32 for an f32 pack)').choices(['f32', 'q8']))
+    .addOption(
+      new Option('--kv-cache <format>', 'KV cache format (default: q8, f32 for an f32 pack)').choices([
+        'f32',
+        'q8',
+      ]),
+    )
     .addOption(
       new Option('-p, --prompt-tokens <n>', 'length of the prompt (default: 128)').argParser(
         wholeNumber('--prompt-tokens', 1, 2 ** 24),

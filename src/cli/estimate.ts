@@ -39,7 +39,12 @@ export function registerEstimate(program: Command, context: CliContext): void {
     )
     .addOption(new Option('--gpu <provider>', 'provider to measure').choices(GPU_CHOICES).default('auto'))
     .addOption(quantOption())
-    .addOption(new Option('--kv-cache <format>', 'KV cache format (default: q8, f32 for an f32 pack)').choices(['f32', 'q8']))
+    .addOption(
+      new Option('--kv-cache <format>', 'KV cache format (default: q8, f32 for an f32 pack)').choices([
+        'f32',
+        'q8',
+      ]),
+    )
     .addOption(
       new Option('--context-tokens <n>', 'positions that attention reads')
         .argParser(wholeNumber('--context-tokens', 1, 2 ** 24))

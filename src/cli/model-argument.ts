@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { HybridError } from '../errors.js';
+import { HybridError, UsageError } from '../errors.js';
 
 const MODELS = fileURLToPath(new URL('../../models/', import.meta.url));
 export const DEMO_NAME = 'tales-4m-relu';
@@ -22,11 +22,20 @@ export function modelPath(argument: string | undefined): string {
 }
 
 /**
- * `run` takes `[model] [prompt]`. One argument is the model when it exists or looks like a path, and a
+ * `run` takes `[model] [prompt]`, or `[model]` and a prompt named by an option. One argument is the model when it exists or looks like a path, and a
  * prompt for the demo model otherwise.
- * @throws HybridError FILE_NOT_FOUND
+ * @throws HybridError FILE_NOT_FOUND; UsageError when there are two prompts
  */
-export function modelAndPrompt(first?: string, second?: string): { model: string; prompt?: string } {
+export function modelAndPrompt(
+  first?: string,
+  second?: string,
+  named?: string,
+): { model: string; prompt?: string } {
+  if (named !== undefined) {
+    if (second !== undefined)
+      throw new UsageError(`two prompts: "${second}" and --prompt "${named}"`, 'Leave one of them out.');
+    return { model: first === undefined ? DEMO_MODEL : modelPath(first), prompt: named };
+  }
   if (first === undefined) return { model: DEMO_MODEL };
   if (second === undefined) {
     if (first === '-' || !(first === DEMO_NAME || existsSync(first) || looksLikePath(first)))

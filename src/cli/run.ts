@@ -19,6 +19,7 @@ import { collect, decimal, wholeNumber } from './parse.js';
 import { statsLine } from './stats-line.js';
 
 interface RunFlags extends EngineFlags, PlanFlags {
+  prompt?: string;
   maxTokens?: number;
   temperature?: number;
   topK?: number;
@@ -55,7 +56,10 @@ export function registerRun(program: Command, context: CliContext): void {
         "most tokens to generate (default: the model's, else 256)",
       ).argParser(wholeNumber('--max-tokens', 0, MAX_TOKENS)),
     )
-    .addOption(new Option('--temperature <x>', '0 is greedy').argParser(decimal('--temperature', 0, 100)))
+    .option('-p, --prompt <text>', 'the prompt by name')
+    .addOption(
+      new Option('--temp, --temperature <x>', '0 is greedy').argParser(decimal('--temperature', 0, 100)),
+    )
     .addOption(
       new Option('--top-k <n>', 'keep the n likeliest tokens; 0: all').argParser(
         wholeNumber('--top-k', 0, 2 ** 31 - 1),
@@ -109,7 +113,7 @@ async function run(
   second: string | undefined,
   flags: RunFlags,
 ): Promise<void> {
-  const { model: path, prompt: given } = modelAndPrompt(first, second);
+  const { model: path, prompt: given } = modelAndPrompt(first, second, flags.prompt);
   const generate = generateOptions(context, flags);
   const chat = flags.chat || flags.system !== undefined;
   if (chat && given === undefined)

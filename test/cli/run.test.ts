@@ -48,6 +48,17 @@ describe('run', () => {
     expect(result.stats.sparsity).toBeLessThan(1);
   });
 
+  it('takes the prompt and the temperature by the names of llama.cpp too', async () => {
+    const [named, plain, two] = await Promise.all([
+      json<RunDocument>(['run', '-p', 'The king', '-n', '8', '--temp', '0']),
+      json<RunDocument>(['run', 'The king', '-n', '8', '--greedy']),
+      cli(['run', DEMO, 'The king', '-p', 'The queen']),
+    ]);
+    expect(named.tokens).toEqual(plain.tokens);
+    expect(two.code).toBe(2);
+    expect(two.stderr).toContain('two prompts');
+  });
+
   it('gives the same text for the same seed, and the same greedy text with one thread and two', async () => {
     const seeded = ['run', 'The king', '-n', '24', '--seed', '9'];
     const greedy = ['run', 'The king', '-n', '24', '--greedy'];
