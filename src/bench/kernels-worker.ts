@@ -4,9 +4,10 @@
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { alignUp, activationBytes, rowBytes, type WeightFormat } from '../kernels/layout.js';
+import type { KvFormat, KvRows } from '../kernels/kernels.js';
 import { instantiateKernels, type KernelChoice } from '../kernels/select.js';
 
-export type KernelCase = 'read' | 'dot' | 'dotList' | 'sumRows' | 'records';
+export type KernelCase = 'read' | 'dot' | 'dotList' | 'sumRows' | 'records' | 'attention';
 
 export interface KernelTask {
   memory: WebAssembly.Memory;
@@ -30,6 +31,9 @@ export interface KernelReply {
 const SCATTER = 10;
 /** Rows per kernel call, about what a lane gets of a 7B layer. */
 const CALL_ROWS = 1024;
+/** One head's cache in the attention case: a context of a few pages, heads of Llama's size. */
+const POSITIONS = 2048;
+const HEAD_DIM = 128;
 /** Rows that are really quantised; the rest are copies: making every row would take longer than measuring. */
 const DISTINCT_ROWS = 64;
 /** Largest row this benchmark makes, f32 with this many columns: sizes the scratch area. */
@@ -92,6 +96,30 @@ function chooseRecords(sample: number): number {
   return chosen;
 }
 
+interface Head {
+  keys: KvRows;
+  values: KvRows;
+}
+
+/** The heads whose keys and values fill the place of the records. */
+function headsOf(kv: KvFormat): { heads: Head[]; headBytes: number } {
+  const dataBytes = POSITIONS * HEAD_DIM * (kv === 'f32' ? 4 : 1);
+  const rowsBytes = dataBytes + (kv === 'f32' ? 0 : POSITIONS * 4);
+  const rowsAt = (at: number): KvRows => ({ data: at, scales: kv === 'f32' ? 0 : at + dataBytes });
+  const heads = Array.from({ length: Math.floor((count * record) / (2 * rowsBytes)) }, (_, i) => {
+    const at = records + 2 * i * rowsBytes;
+    return { keys: rowsAt(at), values: rowsAt(at + rowsBytes) };
+  });
+  return { heads, headBytes: 2 * rowsBytes };
+}
+
+/** The weights become keys and values as they are; only their scales must be numbers of a usual size. */
+function writeKvScales(): void {
+  for (const { keys, values } of headsOf('q8').heads) {
+    for (const { scales } of [keys, values]) f32.fill(0.01, scales / 4, scales / 4 + POSITIONS);
+  }
+}
+
 /** Calls `body(first, n)` for pieces of `total` rows. */
 function inCalls(total: number, body: (first: number, n: number) => void): void {
   for (let first = 0; first < total; first += CALL_ROWS) body(first, Math.min(CALL_ROWS, total - first));
@@ -101,6 +129,7 @@ function run(name: KernelCase, sample: number): KernelReply {
   const scattered = name === 'dotList' || name === 'records';
   const chosen = scattered ? chooseRecords(sample) : 0;
   if (name === 'sumRows') for (let id = 0; id < 2 * count; id++) u32[list / 4 + id] = id;
+  if (name === 'attention' && format === 'q8') writeKvScales();
   const start = process.hrtime.bigint();
   const read = pass(name, chosen);
   return { begin: start, end: process.hrtime.bigint(), bytes: read };
@@ -133,6 +162,15 @@ function pass(name: KernelCase, chosen: number): number {
         kernels.sumRows(format, records + row, record, list + first * 4, n, coef, out, cols);
       });
       return chosen * record;
+    case 'attention': {
+      const kv = format === 'f32' ? 'f32' : 'q8';
+      const { heads, headBytes } = headsOf(kv);
+      for (const { keys, values } of heads) {
+        // Any numbers do as a query; the scratch area has room for the scores.
+        kernels.attention(kv, coef, keys, values, out, scratch, 1, POSITIONS, HEAD_DIM, HEAD_DIM ** -0.5);
+      }
+      return heads.length * headBytes;
+    }
   }
 }
 

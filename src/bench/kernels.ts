@@ -12,13 +12,14 @@ import { WEIGHT_FORMATS, type WeightFormat } from '../kernels/layout.js';
 import { adviseHugePages, type KernelChoice } from '../kernels/select.js';
 import type { KernelCase, KernelMessage, KernelReply, KernelTask } from './kernels-worker.js';
 
-/** `read`: sequential read; the others: what a lane does with FFN weights. */
+/** `read`: sequential read; `attention`: what a lane does with its KV heads; the others: with FFN weights. */
 export const KERNEL_CASES: Readonly<Record<KernelCase, string>> = {
   read: 'sequential read',
   dot: 'dense dot products (S1)',
   dotList: 'scattered rows, 10 %, dot products',
   sumRows: 'dense row sum (S3)',
   records: 'scattered neuron records, 10 %: up dot, down sum (S2, S3)',
+  attention: 'attention over 2048 positions',
 };
 
 export interface KernelBenchOptions {
@@ -90,6 +91,7 @@ export async function benchKernels(
       await tell(crew, { type: 'prepare', format });
       for (const name of cases) {
         if (name === 'read' && index > 0) continue; // the same bytes in every format
+        if (name === 'attention' && format === 'q4') continue; // no such cache
         const measured = await measure(crew, name, timeMs);
         const row = {
           kernels: kernels.name,

@@ -9,13 +9,14 @@ test('every case gives a rate, on two threads', async () => {
   const seen: KernelBenchRow[] = [];
   const rows = await benchKernels(selectKernels('wasm'), {
     threads: 2,
-    formats: ['q4'],
+    formats: ['q8', 'q4'],
     cols: 1024,
     bytesPerThread: 64 * MIB,
     timeMs: 1,
     onProgress: (row) => seen.push(row),
   });
-  expect(rows.map((row) => row.case)).toEqual(['read', 'dot', 'dotList', 'sumRows', 'records']);
+  const weights = ['dot', 'dotList', 'sumRows', 'records'];
+  expect(rows.map((row) => row.case)).toEqual(['read', ...weights, 'attention', ...weights]);
   expect(seen).toEqual(rows);
   for (const row of rows) {
     expect(row.gbPerSecond).toBeGreaterThan(0.01);
