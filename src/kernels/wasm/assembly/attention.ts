@@ -1,6 +1,8 @@
 // Attention of the query heads that share one KV head. Keys go by fours of positions and values by tiles of
 // sixteen; all query heads use a tile before the next one is read, so K and V cross the memory bus once.
-import { alignUp, madd, storeLanes, sums4 } from './common';
+// 8-bit rows are multiplied as integers: by the query in 16 bits, and by the probabilities of a tile in 16
+// bits with one step. Odd head sizes, the last tile and numbers that are not finite go through f32.
+import { alignUp, madd, max1, maxMagnitude, SMALLEST_GROUP_MAX, storeLanes, sums4, truncate } from './common';
 import { quantizeKvRow } from './quantize';
 import { softmax } from './layer';
 
@@ -59,6 +61,125 @@ function keys4(format: i32, q: u32, k0: u32, k1: u32, k2: u32, k3: u32, headDim:
   }
   return sums4(a0, a1, a2, a3);
 }
+
+// ---- 8-bit rows as integers --------------------------------------------------------------------------------
+
+/** Largest 16-bit integer: of a query element, or of a factor. Sums stay below 2^31 up to heads of 2048. */
+const LARGEST: f32 = 32767;
+
+// @ts-ignore: decorator
+@inline
+function magnitude(v: v128): v128 {
+  return v128.andnot(v, f32x4.splat(-0.0));
+}
+
+/** v * inverse as integers. */
+// @ts-ignore: decorator
+@inline
+function rounded(v: v128, inverse: v128): v128 {
+  return truncate(f32x4.nearest(f32x4.mul(v, inverse)));
+}
+
+/** The query as 16-bit integers in units of the result; NaN where an element is not finite. */
+function quantizeQuery(q: u32, words: u32, headDim: u32): f32 {
+  let m = f32x4.splat(SMALLEST_GROUP_MAX);
+  for (let c: u32 = 0; c < headDim; c += 4) m = maxMagnitude(m, magnitude(v128.load(q + c * 4)));
+  const largest = max1(m);
+  if (!(largest < Infinity)) return NaN;
+  const inverse = f32x4.splat(LARGEST / largest);
+  for (let c: u32 = 0; c < headDim; c += 8) {
+    const at = q + c * 4;
+    const low = rounded(v128.load(at), inverse);
+    v128.store(words + c * 2, i16x8.narrow_i32x4_s(low, rounded(v128.load(at, 16), inverse)));
+  }
+  return largest / LARGEST;
+}
+
+/** acc + key row [16] . query words [16] */
+// @ts-ignore: decorator
+@inline
+function addKey(acc: v128, row: v128, low: v128, high: v128): v128 {
+  acc = i32x4.add(acc, i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_s(row), low));
+  return i32x4.add(acc, i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_s(row), high));
+}
+
+/** Query words times four key rows. */
+// @ts-ignore: decorator
+@inline
+function keyWords4(words: u32, k0: u32, k1: u32, k2: u32, k3: u32, headDim: u32): v128 {
+  let a0 = i32x4.splat(0);
+  let a1 = a0;
+  let a2 = a0;
+  let a3 = a0;
+  for (let c: u32 = 0; c < headDim; c += 16) {
+    const low = v128.load(words + c * 2);
+    const high = v128.load(words + c * 2, 16);
+    a0 = addKey(a0, v128.load(k0 + c), low, high);
+    a1 = addKey(a1, v128.load(k1 + c), low, high);
+    a2 = addKey(a2, v128.load(k2 + c), low, high);
+    a3 = addKey(a3, v128.load(k3 + c), low, high);
+  }
+  return sums4(
+    f32x4.convert_i32x4_s(a0),
+    f32x4.convert_i32x4_s(a1),
+    f32x4.convert_i32x4_s(a2),
+    f32x4.convert_i32x4_s(a3),
+  );
+}
+
+/**
+ * Replaces a tile's probabilities by 16-bit factors, probability times row scale in units of the result; NaN,
+ * and nothing replaced, where one is not finite.
+ */
+// @ts-ignore: decorator
+@inline
+function factorsOfTile(weights: u32, scales: u32): f32 {
+  const f0 = f32x4.mul(v128.load(weights, 0), v128.load(scales, 0));
+  const f1 = f32x4.mul(v128.load(weights, 16), v128.load(scales, 16));
+  const f2 = f32x4.mul(v128.load(weights, 32), v128.load(scales, 32));
+  const f3 = f32x4.mul(v128.load(weights, 48), v128.load(scales, 48));
+  const m01 = maxMagnitude(magnitude(f0), magnitude(f1));
+  const m23 = maxMagnitude(magnitude(f2), magnitude(f3));
+  const largest = max(max1(maxMagnitude(m01, m23)), SMALLEST_GROUP_MAX);
+  if (!(largest < Infinity)) return NaN;
+  const inverse = f32x4.splat(LARGEST / largest);
+  v128.store(weights, i16x8.narrow_i32x4_s(rounded(f0, inverse), rounded(f1, inverse)));
+  v128.store(weights, i16x8.narrow_i32x4_s(rounded(f2, inverse), rounded(f3, inverse)), 16);
+  return largest / LARGEST;
+}
+
+/** out [headDim] += step * sum over the tile's positions of factor * V row; the rows go in pairs. */
+// @ts-ignore: decorator
+@inline
+function addTile(row: u32, factors: u32, step: f32, out: u32, headDim: u32): void {
+  const steps = f32x4.splat(step);
+  for (let c: u32 = 0; c < headDim; c += 16) {
+    let a0 = i32x4.splat(0);
+    let a1 = a0;
+    let a2 = a0;
+    let a3 = a0;
+    let at = row + c;
+    for (let j: u32 = 0; j < TILE * 2; j += 4) {
+      const first = v128.load(at);
+      const second = v128.load(at + headDim);
+      at += 2 * headDim;
+      const pair = v128.load32_splat(factors + j);
+      const low = v128.shuffle<i8>(first, second, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      const high = v128.shuffle<i8>(first, second, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+      a0 = i32x4.add(a0, i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_s(low), pair));
+      a1 = i32x4.add(a1, i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_s(low), pair));
+      a2 = i32x4.add(a2, i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_s(high), pair));
+      a3 = i32x4.add(a3, i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_s(high), pair));
+    }
+    const to = out + c * 4;
+    v128.store(to, madd(steps, f32x4.convert_i32x4_s(a0), v128.load(to)));
+    v128.store(to, madd(steps, f32x4.convert_i32x4_s(a1), v128.load(to, 16)), 16);
+    v128.store(to, madd(steps, f32x4.convert_i32x4_s(a2), v128.load(to, 32)), 32);
+    v128.store(to, madd(steps, f32x4.convert_i32x4_s(a3), v128.load(to, 48)), 48);
+  }
+}
+
+// ---- values in f32 -----------------------------------------------------------------------------------------
 
 /** out [headDim] += sum over positions begin..end-1 of weight * V row. */
 // @ts-ignore: decorator
@@ -132,7 +253,15 @@ function attend(
   const rowBytes = format == KV_F32 ? headDim * 4 : headDim;
   const headBytes = headDim * 4;
   const scoreBytes = alignUp(nPos, 16) * 4;
+  const integers = format != KV_F32 && headDim % 16 == 0;
 
+  // A head's query words stand in its part of `out` until that is needed, with their step behind them.
+  if (integers) {
+    for (let h: u32 = 0; h < group; h++) {
+      const words = out + h * headBytes;
+      f32.store(words + headDim * 2, quantizeQuery(q + h * headBytes, words, headDim));
+    }
+  }
   for (let p: u32 = 0; p < nPos; p += 4) {
     const last = nPos - 1 - p;
     const k0 = k + p * rowBytes;
@@ -140,7 +269,13 @@ function attend(
     const k2 = k0 + min(2, last) * rowBytes;
     const k3 = k0 + min(3, last) * rowBytes;
     for (let h: u32 = 0; h < group; h++) {
-      let s = f32x4.mul(keys4(format, q + h * headBytes, k0, k1, k2, k3, headDim), f32x4.splat(scale));
+      const words = out + h * headBytes;
+      const step: f32 = integers ? f32.load(words + headDim * 2) : NaN;
+      const products =
+        step == step
+          ? f32x4.mul(keyWords4(words, k0, k1, k2, k3, headDim), f32x4.splat(step))
+          : keys4(format, q + h * headBytes, k0, k1, k2, k3, headDim);
+      let s = f32x4.mul(products, f32x4.splat(scale));
       if (format != KV_F32) {
         const at = kScales + p * 4;
         let rowScales = f32x4.splat(f32.load(at));
@@ -158,6 +293,14 @@ function attend(
   for (let begin: u32 = 0; begin < nPos; begin += TILE) {
     const end = min(begin + TILE, nPos);
     for (let h: u32 = 0; h < group; h++) {
+      if (integers && end - begin == TILE) {
+        const factors = scores + h * scoreBytes + begin * 4;
+        const step = factorsOfTile(factors, vScales + begin * 4);
+        if (step == step) {
+          addTile(v + begin * rowBytes, factors, step, out + h * headBytes, headDim);
+          continue;
+        }
+      }
       addValues(
         format,
         v,
