@@ -96,7 +96,8 @@ describe.skipIf(missing !== null)(`hybrid decode on WebGPU${missing ? ` (skipped
         // Quantised packs part at near-ties, as two CPU backends do (docs/gpu.md).
         if (quant === 'f32') expect(hybrid.tokens).toEqual(text.tokens);
         expect(hybrid.stats.gpu).toMatchObject({ provider: 'webgpu', bytes: opened.gpu!.bytes });
-        expect(overlapping(engine)).toBeGreaterThan(0);
+        // With all neurons on the GPU, the lane has nothing to do meanwhile.
+        if (share < 1) expect(overlapping(engine)).toBeGreaterThan(0);
         await close();
       }
     },
