@@ -10,7 +10,14 @@ import type { Pack } from '../pack/types.js';
 import { benchKernelsCommand } from './bench-kernels.js';
 import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
-import { FFN_CHOICES, KERNEL_CHOICES, loadOptions, outputOptions, type EngineFlags } from './options.js';
+import {
+  FFN_CHOICES,
+  KERNEL_CHOICES,
+  kvCacheOption,
+  loadOptions,
+  outputOptions,
+  type EngineFlags,
+} from './options.js';
 import { byteSize, list, oneOf, wholeNumber } from './parse.js';
 import { table } from './table.js';
 import { readTextFile } from './text-file.js';
@@ -57,12 +64,7 @@ export function registerBench(program: Command, context: CliContext): void {
         .argParser(list(oneOf('--quant', WEIGHT_FORMATS)))
         .default([undefined], 'q8, or what a pack holds'),
     )
-    .addOption(
-      new Option('--kv-cache <format>', 'KV cache format (default: q8, f32 for an f32 pack)').choices([
-        'f32',
-        'q8',
-      ]),
-    )
+    .addOption(kvCacheOption())
     .addOption(
       new Option('-p, --prompt-tokens <n>', 'length of the prompt (default: 128)').argParser(
         wholeNumber('--prompt-tokens', 1, 2 ** 24),

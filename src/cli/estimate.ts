@@ -9,7 +9,7 @@ import type { PackHeader } from '../pack/types.js';
 import type { Estimate, PlacementHardware } from '../profiler/placement-costs.js';
 import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
-import { outputOptions, quantOption } from './options.js';
+import { kvCacheOption, outputOptions, quantOption } from './options.js';
 import { byteSize, decimal, wholeNumber } from './parse.js';
 
 interface EstimateFlags {
@@ -39,12 +39,7 @@ export function registerEstimate(program: Command, context: CliContext): void {
     )
     .addOption(new Option('--gpu <provider>', 'provider to measure').choices(GPU_CHOICES).default('auto'))
     .addOption(quantOption())
-    .addOption(
-      new Option('--kv-cache <format>', 'KV cache format (default: q8, f32 for an f32 pack)').choices([
-        'f32',
-        'q8',
-      ]),
-    )
+    .addOption(kvCacheOption())
     .addOption(
       new Option('--context-tokens <n>', 'positions that attention reads')
         .argParser(wholeNumber('--context-tokens', 1, 2 ** 24))

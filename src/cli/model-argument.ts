@@ -22,8 +22,8 @@ export function modelPath(argument: string | undefined): string {
 }
 
 /**
- * `run` takes `[model] [prompt]`, or `[model]` and a prompt named by an option. One argument is the model when it exists or looks like a path, and a
- * prompt for the demo model otherwise.
+ * `run` takes `[model] [prompt]`, or `[model]` and a prompt named by an option. A single argument without that is
+ * the model when it exists or looks like a path, and a prompt for the demo model otherwise.
  * @throws HybridError FILE_NOT_FOUND; UsageError when there are two prompts
  */
 export function modelAndPrompt(

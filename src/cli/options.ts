@@ -43,6 +43,12 @@ export const quantOption = (): Option =>
     oneOf('--quant', WEIGHT_FORMATS),
   );
 
+export const kvCacheOption = (): Option =>
+  new Option('--kv-cache <format>', 'KV cache format (default: q8, f32 for an f32 pack)').choices([
+    'f32',
+    'q8',
+  ]);
+
 /** How the model is run: threads, kernels, FFN mode, quantisation, context, KV cache. */
 export function engineOptions(command: Command): Command {
   return command
@@ -56,12 +62,7 @@ export function engineOptions(command: Command): Command {
         "positions the KV cache holds (default: the model's, at most 4096)",
       ).argParser(wholeNumber('--context', 1, MAX_CONTEXT)),
     )
-    .addOption(
-      new Option('--kv-cache <format>', 'KV cache format (default: q8, f32 for an f32 pack)').choices([
-        'f32',
-        'q8',
-      ]),
-    )
+    .addOption(kvCacheOption())
     .addOption(new Option('--gpu <provider>', 'where hot neurons live').choices(GPU_CHOICES).default('off'))
     .addOption(
       new Option('--gpu-memory <size>', 'bytes of GPU memory for weights, such as 4GiB').argParser(

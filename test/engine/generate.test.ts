@@ -63,9 +63,7 @@ describe('decode', () => {
     // An f32 cache: in 8 bits, a last-bit difference of the sums can grow to a step.
     const exact = await openEngine(folder, 'q8', { ffn: 'exact', kvCache: 'f32' });
     const dense = await openEngine(folder, 'q8', { ffn: 'dense', kvCache: 'f32' });
-    const [a, b] = [exact, dense].map((e) =>
-      e.generate({ prompt: PROMPT, maxTokens: 30, sampling: GREEDY }),
-    );
+    const [a, b] = [exact, dense].map((e) => e.generate({ prompt: PROMPT, maxTokens: 30, sampling: GREEDY }));
     const [exactRun, denseRun] = [await a, await b];
     expect(exactRun.tokens).toEqual(denseRun.tokens);
     expect(exactRun.stats.sparsity).toBeCloseTo(denseRun.stats.sparsity, 6);

@@ -43,7 +43,9 @@ describe('GGUF rows', () => {
         for (let i = 0; i < row.length; i++) {
           const block = row.subarray(i - (i % 32), i - (i % 32) + 32);
           const max = Math.max(...block.map(Math.abs));
-          expect(Math.abs(back[i] - row[i])).toBeLessThanOrEqual(max * (0.5 / 127 + 2 ** -10) + 127 * HALF_STEP);
+          expect(Math.abs(back[i] - row[i])).toBeLessThanOrEqual(
+            max * (0.5 / 127 + 2 ** -10) + 127 * HALF_STEP,
+          );
         }
       }),
     );

@@ -73,8 +73,9 @@ export function createNativeKernels(memory: WebAssembly.Memory, variant?: string
 }
 
 /**
- * Ask the system for 2 MB pages behind the first `bytes` (default: all) of an arena; must come before the arena is first touched. Fewer address
- * translations are missed when rows are read from all over it. False where the system has none, or no addon is built.
+ * Ask the system for 2 MB pages behind the first `bytes` (default: all) of an arena; must come before it is first
+ * touched. Fewer address translations are missed when rows are read from all over it. False where the system has
+ * none, or no addon is built.
  */
 export function adviseHugePages(memory: WebAssembly.Memory, bytes?: number): boolean {
   if (isOff()) return false;
