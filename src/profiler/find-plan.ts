@@ -1,6 +1,6 @@
 /** From artifacts to the engine's plan: where they are looked for, and what they become. */
 import { existsSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { FfnPlan, LayerPlan } from '../engine/ffn-plan.js';
 import { UsageError } from '../errors.js';
@@ -41,7 +41,7 @@ export const predictorPath = (folder: string, model: string): string =>
 
 /**
  * The plan for an opened pack. Files named in the options must fit; others are looked for in the current
- * folder and in the package, and ones of another model are passed over.
+ * folder, beside the pack and in the package, and ones of another model are passed over.
  * @returns null when there is no artifact for this model
  * @throws ArtifactError ARTIFACT_INVALID, ARTIFACT_MISMATCH
  */
@@ -64,7 +64,7 @@ export interface FoundArtifacts {
 }
 
 /** What artifacts are found by. */
-type ModelIdentity = { header: Pick<Pack['header'], 'name' | 'fingerprint'> };
+type ModelIdentity = { header: Pick<Pack['header'], 'name' | 'fingerprint'>; path?: string };
 
 /** The artifacts that fit a model, and where they are. */
 export function findArtifacts(pack: ModelIdentity, options: FindPlanOptions = {}): FoundArtifacts {
@@ -88,15 +88,16 @@ function findOne<T extends { model: { fingerprint: string; name: string; layers:
     requireModel(given, artifact.model, fingerprint, name);
     return { path: given, artifact };
   }
-  for (const folder of ['.', PACKAGE]) {
+  const beside = pack.path === undefined ? [] : [dirname(pack.path)];
+  for (const folder of ['.', ...beside, PACKAGE]) {
     const path = pathIn(folder, name);
     if (!existsSync(path) || !statSync(path).isFile()) continue;
     try {
       const artifact = read(path);
       if (artifact.model.fingerprint === fingerprint) return { path, artifact };
     } catch (error) {
-      // A damaged file in the user's own folder is worth an error; what the package ships was tested.
-      if (folder === '.' || !isArtifactError(error)) throw error;
+      // A damaged file in the user's own folders is worth an error; what the package ships was tested.
+      if (folder !== PACKAGE || !isArtifactError(error)) throw error;
     }
   }
   return null;

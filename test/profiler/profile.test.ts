@@ -1,5 +1,14 @@
 /** `profile` on a tiny model: its figures counted again from raw recordings, its refusals, its plan in use. */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -11,7 +20,7 @@ import { packFor } from '../../src/pack/cache.js';
 import { readPredictor, type PredictorLayer } from '../../src/predictor/artifact.js';
 import { unpackRows } from '../../src/predictor/rows.js';
 import { readProfile } from '../../src/profiler/artifact.js';
-import { findPlan, predictorPath, profilePath } from '../../src/profiler/find-plan.js';
+import { findArtifacts, findPlan, predictorPath, profilePath } from '../../src/profiler/find-plan.js';
 import { mergeProfileFiles } from '../../src/profiler/merge.js';
 import { splitPassages } from '../../src/profiler/passages.js';
 import { profile, type ProfileResult } from '../../src/profiler/profile.js';
@@ -211,6 +220,24 @@ describe('the plan', () => {
       expect(cuts({ thresholdShift: -1 })).toBeLessThan(cuts({}));
       expect(cuts({ recall: 0.999 })).toBeLessThan(cuts({ recall: 0.8 }));
     });
+  });
+
+  it('is found beside the pack', async () => {
+    const beside = join(folder, 'beside');
+    const file = join(beside, 'model.hpack');
+    mkdirSync(join(beside, 'predictors'), { recursive: true });
+    copyFileSync(await packFor(model, 'q8'), file);
+    const pack = openPack(file);
+    try {
+      expect(findPlan(pack)).toBeNull();
+      const path = predictorPath(beside, pack.header.name);
+      copyFileSync(result.artifacts.predictor, path);
+      expect(findArtifacts(pack).predictor!.path).toBe(path);
+      writeFileSync(path, 'damaged');
+      expect(() => findPlan(pack)).toThrow(expect.objectContaining({ code: 'ARTIFACT_INVALID' }) as Error);
+    } finally {
+      pack.close();
+    }
   });
 
   it('of another model is refused when named, and passed over when found', async () => {
