@@ -240,7 +240,7 @@ export function planLayout(
       layerPlan?.predictor && layerPlan.mode === 'predicted'
         ? placePredictor(layerPlan, chunks, scoredRows, (data) => placeInline(arena, data))
         : null;
-    const placement: LayerPlacement = {
+    return {
       arena,
       attnNorm: place(arena, layer.attnNorm).ptr,
       qkv: place(arena, layer.qkv),
@@ -260,7 +260,6 @@ export function planLayout(
       predictor,
       downNorms: arenas[arena].take(4 * config.intermediateSize),
     };
-    return placement;
   });
 
   // ---- embedding, final norm, head -------------------------------------------------------------------

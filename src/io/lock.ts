@@ -4,6 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { linkSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HybridError } from '../errors.js';
 import { processState, thisProcess, type ProcessIdentity } from './process-identity.js';
@@ -59,7 +60,14 @@ function tryCreate(path: string): boolean {
     linkSync(unique, path);
     return true;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return false;
+    if (code === 'ENOENT') {
+      throw new HybridError('FILE_NOT_FOUND', `${dirname(path)}: no such folder`, {
+        hint: 'Make it first, or name another place.',
+        cause: error,
+      });
+    }
     throw new HybridError('IO_FAILED', `cannot create the lock ${path}: ${(error as Error).message}`, {
       hint: 'The folder must exist and be writable.',
       cause: error,

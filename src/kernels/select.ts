@@ -48,11 +48,9 @@ function choose(backend: KernelBackend): KernelChoice {
       return { backend, name: wasmKernelsName(wasm.variant), reasons: [], wasm };
     }
     case 'native': {
-      const { available, variant, reason } = nativeStatus();
+      const { available, variant, reason, hint } = nativeStatus();
       if (available) return { backend, name: `native (${variant})`, reasons: [], nativeVariant: variant };
-      throw new HybridError('KERNELS_UNAVAILABLE', reason ?? 'native kernels are not available', {
-        hint: 'Install a C++ compiler and run `npm run build:native`, or use --kernels wasm.',
-      });
+      throw new HybridError('KERNELS_UNAVAILABLE', reason ?? 'native kernels are not available', { hint });
     }
   }
 }

@@ -37,6 +37,12 @@ describe('locks', () => {
     expect(readdirSync(folder)).toEqual([]);
   });
 
+  it('name the folder that is missing', () => {
+    const folder = join(tempFolder(), 'no', 'such');
+    expect(lockedCode(join(folder, 'a.lock'))).toBe('FILE_NOT_FOUND');
+    expect(() => acquireLock(join(folder, 'a.lock'))).toThrow(folder);
+  });
+
   it('of a killed process are taken over', () => {
     const path = join(tempFolder(), 'a.lock');
     const code = `const { acquireLock } = await import(${JSON.stringify(lockModule)});

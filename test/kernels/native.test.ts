@@ -45,6 +45,7 @@ describe.skipIf(!status.available)(
       expect(nativeStatus()).toMatchObject({
         available: false,
         reason: expect.stringContaining('scalar') as string,
+        hint: expect.stringContaining('unset') as string,
       });
       expect(() => createNativeKernels(arena(1))).toThrow(/sse9/);
     });

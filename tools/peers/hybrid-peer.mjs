@@ -6,7 +6,7 @@ const { Engine } = await import(new URL('engine/engine.js', dist));
 const { openPack } = await import(new URL('pack/reader.js', dist));
 const { findPlan } = await import(new URL('profiler/find-plan.js', dist));
 
-// Started in the pack's folder: its profiles/ and predictors/ are found there.
+// profiles/ and predictors/ are found beside the pack.
 const [packPath, threads, contextLength, kernels] = process.argv.slice(2);
 const pack = openPack(packPath);
 const plan = findPlan(pack);

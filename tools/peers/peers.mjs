@@ -13,8 +13,9 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { cpus } from 'node:os';
-import { dirname, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -37,6 +38,11 @@ if (!values.pack || !values.gguf) {
   console.error('peers: --pack FILE.hpack and --gguf FILE.gguf are needed (see the head of this file)');
   process.exit(2);
 }
+for (const file of [values.pack, values.gguf]) {
+  if (existsSync(file)) continue;
+  console.error(`peers: ${file} does not exist (the head of this file says how to make it)`);
+  process.exit(2);
+}
 const whole = (name) => {
   const n = Number(values[name]);
   if (Number.isInteger(n) && n > 0) return n;
@@ -48,9 +54,9 @@ const context = prompt + generate + 16;
 
 /** A child process that answers one request at a time. */
 class Peer {
-  constructor(script, args, cwd) {
+  constructor(script, args) {
     const file = fileURLToPath(new URL(script, import.meta.url));
-    this.child = spawn(process.execPath, [file, ...args], { cwd, stdio: ['pipe', 'pipe', 'inherit'] });
+    this.child = spawn(process.execPath, [file, ...args], { stdio: ['pipe', 'pipe', 'inherit'] });
     this.lines = createInterface({ input: this.child.stdout })[Symbol.asyncIterator]();
     this.exited = once(this.child, 'exit');
   }
@@ -77,13 +83,13 @@ const { selectKernels } = await import(new URL('kernels/select.js', dist));
 
 const pack = resolve(values.pack);
 const gguf = resolve(values.gguf);
-const llama = new Peer('llama-peer.mjs', [gguf, threads, context], undefined);
+const llama = new Peer('llama-peer.mjs', [gguf, threads, context]);
 const llamaName = (await llama.answer()).ready;
 /** [name, peer, request] */
 const configurations = [[llamaName, llama, { prompt, generate }]];
 const peers = [llama];
 for (const kernels of values.kernels.split(',')) {
-  const peer = new Peer('hybrid-peer.mjs', [pack, threads, context, kernels], dirname(pack));
+  const peer = new Peer('hybrid-peer.mjs', [pack, threads, context, kernels]);
   peers.push(peer);
   const name = (await peer.answer()).ready;
   for (const ffn of values.modes.split(','))

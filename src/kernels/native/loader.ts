@@ -22,8 +22,9 @@ export interface NativeStatus {
   variant?: string;
   /** All variants this CPU runs, best first. */
   variants?: string[];
-  /** Why native kernels are not available. */
+  /** Why native kernels are not available, and what to do about it. */
   reason?: string;
+  hint?: string;
 }
 
 /** Forces a variant, for tests and comparisons. */
@@ -35,19 +36,24 @@ const FOLDER = import.meta.url.endsWith('.ts') ? '../../../dist/kernels/native/'
 const ADDON_PATH = fileURLToPath(new URL(`${FOLDER}hybrid-infer.node`, import.meta.url));
 const INFO_PATH = fileURLToPath(new URL(`${FOLDER}build-info.json`, import.meta.url));
 
+const NOT_BUILT = 'Install a C++ compiler and run `npm run build:native`, or use --kernels wasm.';
+
 let loaded: { addon: Addon } | { reason: string } | undefined;
 
 /** Whether native kernels can be used here, with the reason when not. Loads the addon on the first call. */
 export function nativeStatus(): NativeStatus {
   const path = existsSync(ADDON_PATH) ? ADDON_PATH : undefined;
-  if (isOff()) return { available: false, path, reason: `switched off by ${SWITCH_VARIABLE}` };
+  if (isOff()) {
+    const reason = `switched off by ${SWITCH_VARIABLE}`;
+    return { available: false, path, reason, hint: `Unset ${SWITCH_VARIABLE}, or use --kernels wasm.` };
+  }
   const result = load();
-  if ('reason' in result) return { available: false, path, reason: result.reason };
+  if ('reason' in result) return { available: false, path, reason: result.reason, hint: NOT_BUILT };
   const variants = result.addon.variants();
   const wanted = process.env[VARIANT_VARIABLE] || variants[0];
   if (!variants.includes(wanted)) {
     const reason = `${VARIANT_VARIABLE}=${wanted}: this CPU and build have ${variants.join(', ')}`;
-    return { available: false, path, variants, reason };
+    return { available: false, path, variants, reason, hint: 'Set it to one of these, or unset it.' };
   }
   return { available: true, path, variants, variant: wanted };
 }
@@ -64,7 +70,7 @@ export function createNativeKernels(memory: WebAssembly.Memory, variant?: string
   if (chosen === undefined || !status.variants?.includes(chosen)) {
     const reason = status.reason ?? `no variant ${chosen} (there are ${status.variants?.join(', ')})`;
     throw new HybridError('KERNELS_UNAVAILABLE', `native kernels are not available: ${reason}`, {
-      hint: 'Install a C++ compiler and run `npm run build:native`, or use the wasm kernels.',
+      hint: status.hint ?? 'Name one of these.',
     });
   }
   const parameters = new Float64Array(PARAMETERS);
