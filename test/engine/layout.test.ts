@@ -2,6 +2,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { MAX_ARENA_BYTES } from '../../src/engine/arena.js';
 import { planLayout } from '../../src/engine/layout.js';
 import { defaultKvFormat } from '../../src/engine/options.js';
+import { KV_PAGE } from '../../src/kernels/layout.js';
 import { openPack } from '../../src/pack/reader.js';
 import { DEMO, packOf, removePacks } from './open.js';
 
@@ -13,6 +14,8 @@ async function plan(contextLength: number, kvFormat: 'f32' | 'q8') {
     return planLayout(pack.header, {
       contextLength,
       kvFormat,
+      kvPages: Math.ceil(contextLength / KV_PAGE),
+      slots: 1,
       batchTokens: 1,
       laneCount: 2,
       chunkCount: 4,
