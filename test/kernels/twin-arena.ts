@@ -62,6 +62,11 @@ export class TwinArena {
     );
   }
 
+  /** The reference's bytes themselves, to be written. */
+  referenceBytes(ptr: Ptr, bytes: number): Uint8Array {
+    return new Uint8Array(this.memories[1].buffer, ptr, bytes);
+  }
+
   /** Runs the same call on both; returns both results. */
   both<T>(call: (kernels: Kernels) => T): [subject: T, reference: T] {
     return [call(this.subject), call(this.reference)];

@@ -1,17 +1,23 @@
-// S1/S2: weight rows times activation vectors. Included by each instruction set after its simd_*.h.
+// S1/S2: at most four rows times some activation vectors. Included by each instruction set after its simd_*.h.
+//
+// The order of sums is the same for any number of rows and tokens, here and in dot.h, so that a product has the
+// same bits whatever it is computed with. Quantised rows: a group's products are added as integers, and the
+// groups one after the other:
+//
+//     total = fma(codeFactor sum(u x) - weightOffset sum(x), s_w s_x, total)
+//
+// The first factor is an integer below 2^24 and thus exact. f32 rows: column c is added to lane c mod W.
 #pragma once
 
-#include "row_layout.h"
-#include "unroll.h"
+#include "codes.h"
+#include "lists.h"
 
 namespace hybrid_infer {
 namespace {
 
-constexpr size_t kVectorBytes = 4 * W;
 constexpr size_t kLine = 64;  // cache line
-
-inline I lowNibbles(I v) { return iand(v, iset(0x0F0F0F0F)); }
-inline I highNibbles(I v) { return iand(ishr<4>(v), iset(0x0F0F0F0F)); }
+// Rows multiplied together: they share the loads of the activations, and their cache misses overlap.
+constexpr size_t kRowsTogether = 4;
 
 // What to fetch from memory while rows are multiplied: nothing.
 struct NoAhead {
@@ -23,45 +29,27 @@ struct NoAhead {
 
 // One whole group: R x T sums of unsigned codes times activations, held in registers.
 template <Format FORMAT, size_t R, size_t T>
-HYBRID_INFER_INLINE inline void dotGroup(const uint8_t* const* w, size_t at, const Q8A* x, size_t column, I (&sums)[R][T]) {
-  each<R>([&](auto r) HYBRID_INFER_INLINE {
-    each<T>([&](auto t) HYBRID_INFER_INLINE { sums[r][t] = izero(); });
+HYBRID_INFER_INLINE inline void dotGroup(const uint8_t* const* w, size_t at, const Q8A* x, size_t column, I (&sums)[4][T]) {
+  I vectors[T][kCodeVectors];
+  each<T>([&](auto t) HYBRID_INFER_INLINE {
+    each<kCodeVectors>([&](auto b) HYBRID_INFER_INLINE { vectors[t][b] = iload(x[t].codes + column + b * kVectorBytes); });
   });
-  constexpr size_t bytes = FORMAT == Format::q4 ? kGroup / 2 : kGroup;
-  each<bytes / kVectorBytes>([&](auto bIndex) HYBRID_INFER_INLINE {
-    const size_t b = bIndex * kVectorBytes;
-    I x0[T], x1[T];
+  each<R>([&](auto r) HYBRID_INFER_INLINE {
+    I codes[kCodeVectors];
+    groupCodes<FORMAT>(w[r] + at, codes);
     each<T>([&](auto t) HYBRID_INFER_INLINE {
-      x0[t] = iload(x[t].codes + column + b);
-      if constexpr (FORMAT == Format::q4) x1[t] = iload(x[t].codes + column + kGroup / 2 + b);
-    });
-    each<R>([&](auto r) HYBRID_INFER_INLINE {
-      const I codes = iload(w[r] + at + b);
-      each<T>([&](auto t) HYBRID_INFER_INLINE {
-        if constexpr (FORMAT == Format::q4) {
-          sums[r][t] = idot4(sums[r][t], lowNibbles(codes), x0[t]);
-          sums[r][t] = idot4(sums[r][t], highNibbles(codes), x1[t]);
-        } else {
-          sums[r][t] = idot4(sums[r][t], codes, x0[t]);
-        }
-      });
+      sums[r][t] = izero();
+      each<kCodeVectors>([&](auto b) HYBRID_INFER_INLINE { sums[r][t] = idot4(sums[r][t], codes[b], vectors[t][b]); });
     });
   });
 }
 
 // The last group of a row, when it is shorter: `length` is 32, 64 or 96 columns.
 template <Format FORMAT> inline I dotShortGroup(const uint8_t* w, const int8_t* x, size_t length) {
-  const size_t bytes = FORMAT == Format::q4 ? length / 2 : length;
+  alignas(64) uint8_t codes[kGroup] = {};
+  groupBytesOf<FORMAT>(w, length, codes);
   I sum = izero();
-  for (size_t b = 0; b < bytes; b += kVectorBytes) {
-    const I codes = iloadn(w + b, bytes - b), first = iloadn(x + b, bytes - b);
-    if constexpr (FORMAT == Format::q4) {
-      sum = idot4(sum, lowNibbles(codes), first);
-      sum = idot4(sum, highNibbles(codes), iloadn(x + length / 2 + b, bytes - b));
-    } else {
-      sum = idot4(sum, codes, first);
-    }
-  }
+  for (size_t b = 0; b < length; b += kVectorBytes) sum = idot4(sum, iload(codes + b), iloadn(x + b, length - b));
   return sum;
 }
 
@@ -77,6 +65,58 @@ inline F sumsAt(const int32_t* p, size_t g, size_t groups) {
   return ifloat(iload(padded));
 }
 
+// out[t] lane r = row w[r] . x[t]; lanes from R on are anything. `fetch.step()` is called once per cache line of codes.
+template <Format FORMAT, size_t R, size_t T, typename Fetch>
+inline void dotTile(const uint8_t* const* w, const Q8A* x, size_t cols, F4 (&out)[T], Fetch& fetch) {
+  const size_t groups = groupCount(cols), padded = alignUp(cols, kColumnMultiple);
+  const size_t whole = padded / kGroup;
+  constexpr size_t bytes = groupBytes(FORMAT);
+  const size_t scales = scaleOffset(FORMAT, cols);
+  each<T>([&](auto t) HYBRID_INFER_INLINE { out[t] = f4zero(); });
+
+  for (size_t g0 = 0; g0 < groups; g0 += W) {
+    alignas(64) float factors[T][4 * W];  // s_w s_x: [group][row]
+    alignas(64) float offsets[T][W];      // weightOffset sum(x)
+    F rowScales[4] = {fzero(), fzero(), fzero(), fzero()};
+    each<R>([&](auto r) HYBRID_INFER_INLINE {
+      rowScales[r] = rowScalesAt(reinterpret_cast<const uint16_t*>(w[r] + scales), g0, groups);
+    });
+    each<T>([&](auto t) HYBRID_INFER_INLINE {
+      const F xScales = scalesAt(x[t].scales, g0, groups);
+      F f[4];
+      each<4>([&](auto r) HYBRID_INFER_INLINE { f[r] = fmul(rowScales[r], xScales); });
+      interleave4(f[0], f[1], f[2], f[3]);
+      each<4>([&](auto r) HYBRID_INFER_INLINE { fstore(factors[t] + r * W, f[r]); });
+      fstore(offsets[t], fmul(sumsAt(x[t].sums, g0, groups), fset(static_cast<float>(weightOffset(FORMAT)))));
+    });
+    auto add = [&](const I (&sums)[4][T], size_t g) HYBRID_INFER_INLINE {
+      each<T>([&](auto t) HYBRID_INFER_INLINE {
+        const I none = izero();
+        F4 sum = isum4(sums[0][t], R > 1 ? sums[1][t] : none, R > 2 ? sums[2][t] : none, R > 3 ? sums[3][t] : none);
+        if constexpr (codeFactor(FORMAT) == 2) sum = f4add(sum, sum);
+        out[t] = f4fmadd(f4sub(sum, f4set(offsets[t][g - g0])), f4load(factors[t] + 4 * (g - g0)), out[t]);
+      });
+    };
+    const size_t end = g0 + W < whole ? g0 + W : whole;
+    for (size_t g = g0; g < end; g++) {
+      I sums[4][T];
+      dotGroup<FORMAT, R, T>(w, g * bytes, x, g * kGroup, sums);
+      add(sums, g);
+      for (size_t line = 0; line + kLine <= bytes; line += kLine) fetch.step();
+    }
+    if (whole < groups && whole >= g0 && whole - g0 < W) {
+      I sums[4][T];
+      each<R>([&](auto r) HYBRID_INFER_INLINE {
+        each<T>([&](auto t) HYBRID_INFER_INLINE {
+          sums[r][t] = dotShortGroup<FORMAT>(w[r] + whole * bytes, x[t].codes + whole * kGroup, padded - whole * kGroup);
+        });
+      });
+      add(sums, whole);
+    }
+  }
+  fetch.finish();
+}
+
 // The sum of each vector of a tile.
 template <size_t R, size_t T> HYBRID_INFER_INLINE inline void sumTile(const F (&tile)[R][T], float (&out)[R][T]) {
   constexpr size_t fours = R * T / 4;
@@ -90,57 +130,6 @@ template <size_t R, size_t T> HYBRID_INFER_INLINE inline void sumTile(const F (&
   each<R * T - 4 * fours>([&](auto i) HYBRID_INFER_INLINE {
     out[(4 * fours + i) / T][(4 * fours + i) % T] = fsum(tile[(4 * fours + i) / T][(4 * fours + i) % T]);
   });
-}
-
-// out[r][t] = row w[r] . x[t]. Unsigned codes are multiplied; what the offset added is taken off with the groups'
-// sums: s_w s_x (sum(u x) - offset sum(x)). `fetch.step()` is called once per cache line of codes.
-template <Format FORMAT, size_t R, size_t T, typename Fetch>
-inline void dotTile(const uint8_t* const* w, const Q8A* x, size_t cols, float (&out)[R][T], Fetch& fetch) {
-  const size_t groups = groupCount(cols), padded = alignUp(cols, kColumnMultiple);
-  const size_t whole = padded / kGroup;
-  constexpr size_t groupBytes = FORMAT == Format::q4 ? kGroup / 2 : kGroup;
-  const size_t scales = scaleOffset(FORMAT, cols);
-  F totals[R][T], offsets[R][T];
-  each<R>([&](auto r) HYBRID_INFER_INLINE {
-    each<T>([&](auto t) HYBRID_INFER_INLINE { totals[r][t] = offsets[r][t] = fzero(); });
-  });
-
-  for (size_t g0 = 0; g0 < groups; g0 += W) {
-    alignas(64) float factors[R][T][W];  // s_w s_x of each group
-    each<T>([&](auto t) HYBRID_INFER_INLINE {
-      const F xScales = scalesAt(x[t].scales, g0, groups), xSums = sumsAt(x[t].sums, g0, groups);
-      each<R>([&](auto r) HYBRID_INFER_INLINE {
-        const F factor = fmul(rowScalesAt(reinterpret_cast<const uint16_t*>(w[r] + scales), g0, groups), xScales);
-        fstore(factors[r][t], factor);
-        offsets[r][t] = fmadd(factor, xSums, offsets[r][t]);
-      });
-    });
-    const size_t end = g0 + W < whole ? g0 + W : whole;
-    for (size_t g = g0; g < end; g++) {
-      I sums[R][T];
-      dotGroup<FORMAT, R, T>(w, g * groupBytes, x, g * kGroup, sums);
-      each<R>([&](auto r) HYBRID_INFER_INLINE {
-        each<T>([&](auto t) HYBRID_INFER_INLINE {
-          totals[r][t] = fmadd(ifloat(sums[r][t]), fset(factors[r][t][g - g0]), totals[r][t]);
-        });
-      });
-      for (size_t line = 0; line < groupBytes; line += kLine) fetch.step();
-    }
-    if (whole < groups && whole - g0 < W) {
-      each<R>([&](auto r) HYBRID_INFER_INLINE {
-        each<T>([&](auto t) HYBRID_INFER_INLINE {
-          const I sum = dotShortGroup<FORMAT>(w[r] + whole * groupBytes, x[t].codes + whole * kGroup, padded - whole * kGroup);
-          totals[r][t] = fmadd(ifloat(sum), fset(factors[r][t][whole - g0]), totals[r][t]);
-        });
-      });
-    }
-  }
-  fetch.finish();
-  const F offset = fset(static_cast<float>(-weightOffset(FORMAT)));
-  each<R>([&](auto r) HYBRID_INFER_INLINE {
-    each<T>([&](auto t) HYBRID_INFER_INLINE { totals[r][t] = fmadd(offsets[r][t], offset, totals[r][t]); });
-  });
-  sumTile<R, T>(totals, out);
 }
 
 // ---- R f32 rows times T activation vectors -----------------------------------------------------------------
@@ -174,95 +163,21 @@ inline void dotTileF32(const uint8_t* const* w, const uint8_t* const* x, size_t 
   sumTile<R, T>(sums, out);
 }
 
-// R rows of any format times the T activation vectors at x[t].
+// out[t][r] = row w[r] of any format . the activation vector at x[t]
 template <Format FORMAT, size_t R, size_t T, typename Fetch>
-inline void dotAny(const uint8_t* const* w, const uint8_t* const* x, size_t cols, float (&out)[R][T], Fetch& fetch) {
+inline void dotAny(const uint8_t* const* w, const uint8_t* const* x, size_t cols, float (&out)[T][4], Fetch& fetch) {
   if constexpr (FORMAT == Format::f32) {
-    dotTileF32<R, T>(w, x, cols, out, fetch);
+    float results[R][T];
+    dotTileF32<R, T>(w, x, cols, results, fetch);
+    each<R>([&](auto r) HYBRID_INFER_INLINE {
+      each<T>([&](auto t) HYBRID_INFER_INLINE { out[t][r] = results[r][t]; });
+    });
   } else {
     Q8A vectors[T];
+    F4 results[T];
     each<T>([&](auto t) HYBRID_INFER_INLINE { vectors[t] = q8aAt(x[t], cols); });
-    dotTile<FORMAT, R, T>(w, vectors, cols, out, fetch);
-  }
-}
-
-// ---- dot, dotList ----------------------------------------------------------------------------------------
-
-// Rows multiplied together: they share the loads of the activations, and their cache misses overlap.
-constexpr size_t kRowsTogether = 4;
-
-// Rows are fetched this many rows or list entries ahead, into level 2: the hardware fetches poorly across pages and
-// not at all across list entries. 4 ahead is 10 % slower, 16 as fast as 8.
-constexpr size_t kRowsAhead = 8;
-
-// Fetches R rows line by line.
-template <size_t R> struct Ahead {
-  const uint8_t* rows[R];
-  size_t bytes;
-  size_t at = 0;
-
-  HYBRID_INFER_INLINE inline void step() {
-    each<R>([&](auto r) HYBRID_INFER_INLINE { __builtin_prefetch(rows[r] + at, 0, 2); });
-    at += kLine;
-  }
-  HYBRID_INFER_INLINE inline void finish() {
-    while (at < bytes) step();
-  }
-};
-
-// out[i] = row(i) . x for i < n
-template <Format FORMAT, typename Row>
-inline void dotMany(size_t n, Row row, const uint8_t* x, float* out, size_t cols) {
-  const size_t bytes = rowBytes(FORMAT, cols);
-  auto ahead = [&](size_t i, auto size) {
-    Ahead<decltype(size)::value> fetch;
-    // Past the end there is nothing to fetch: the last row again costs nothing, it is here already.
-    each<decltype(size)::value>([&](auto r) HYBRID_INFER_INLINE { fetch.rows[r] = row(i + r < n ? i + r : n - 1); });
-    fetch.bytes = bytes;
-    return fetch;
-  };
-  size_t i = 0;
-  auto rows = [&](auto size) {
-    constexpr size_t R = decltype(size)::value;
-    for (; i + R <= n; i += R) {
-      const uint8_t* w[R];
-      float results[R][1];
-      each<R>([&](auto r) HYBRID_INFER_INLINE { w[r] = row(i + r); });
-      auto fetch = ahead(i + kRowsAhead, size);
-      dotAny<FORMAT, R, 1>(w, &x, cols, results, fetch);
-      each<R>([&](auto r) HYBRID_INFER_INLINE { out[i + r] = results[r][0]; });
-    }
-  };
-  if (n == 0) return;
-  auto first = ahead(0, Size<kRowsAhead>{});
-  first.finish();
-  rows(Size<kRowsTogether>{});
-  rows(Size<1>{});
-}
-
-template <Format FORMAT>
-void dotFormat(Rows w, size_t rows, const uint8_t* x, float* out, size_t cols) {
-  dotMany<FORMAT>(rows, [&](size_t i) { return w.base + i * w.stride; }, x, out, cols);
-}
-
-void dot(Format format, Rows w, size_t rows, const uint8_t* x, float* out, size_t cols) {
-  switch (format) {
-    case Format::f32: return dotFormat<Format::f32>(w, rows, x, out, cols);
-    case Format::q8: return dotFormat<Format::q8>(w, rows, x, out, cols);
-    case Format::q4: return dotFormat<Format::q4>(w, rows, x, out, cols);
-  }
-}
-
-template <Format FORMAT>
-void dotListFormat(Rows w, const uint32_t* list, size_t count, const uint8_t* x, float* out, size_t cols) {
-  dotMany<FORMAT>(count, [&](size_t i) { return w.base + list[i] * w.stride; }, x, out, cols);
-}
-
-void dotList(Format format, Rows w, const uint32_t* list, size_t count, const uint8_t* x, float* out, size_t cols) {
-  switch (format) {
-    case Format::f32: return dotListFormat<Format::f32>(w, list, count, x, out, cols);
-    case Format::q8: return dotListFormat<Format::q8>(w, list, count, x, out, cols);
-    case Format::q4: return dotListFormat<Format::q4>(w, list, count, x, out, cols);
+    dotTile<FORMAT, R, T>(w, vectors, cols, results, fetch);
+    each<T>([&](auto t) HYBRID_INFER_INLINE { f4store(out[t], results[t]); });
   }
 }
 

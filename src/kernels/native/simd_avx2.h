@@ -123,6 +123,20 @@ inline void narrowI8(int8_t* p, I v) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
 }
 
+// Four floats: one of each of four rows.
+using F4 = __m128;
+inline F4 f4zero() { return _mm_setzero_ps(); }
+inline F4 f4set(float v) { return _mm_set1_ps(v); }
+inline F4 f4load(const float* p) { return _mm_loadu_ps(p); }
+inline void f4store(float* p, F4 v) { _mm_storeu_ps(p, v); }
+inline F4 f4add(F4 a, F4 b) { return _mm_add_ps(a, b); }
+inline F4 f4sub(F4 a, F4 b) { return _mm_sub_ps(a, b); }
+inline F4 f4fmadd(F4 a, F4 b, F4 c) { return _mm_fmadd_ps(a, b, c); }
+HYBRID_INFER_INLINE inline F4 isum4(I a, I b, I c, I d) {
+  const I abcd = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+  return _mm_cvtepi32_ps(_mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1)));
+}
+
 HYBRID_INFER_INLINE inline void interleaveBytes(I* v) {
   const I ab0 = _mm256_unpacklo_epi8(v[0], v[1]), ab1 = _mm256_unpackhi_epi8(v[0], v[1]);
   const I cd0 = _mm256_unpacklo_epi8(v[2], v[3]), cd1 = _mm256_unpackhi_epi8(v[2], v[3]);

@@ -116,6 +116,18 @@ inline I widenI8Words(const int8_t* p) { return vreinterpretq_s32_s16(vmovl_s8(v
 inline void narrowI16(int16_t* p, I v0, I v1) { vst1q_s16(p, vcombine_s16(vmovn_s32(v0), vmovn_s32(v1))); }
 inline void narrowI8(int8_t* p, I v) { for (size_t i = 0; i < W; i++) p[i] = (int8_t)v[i]; }
 
+using F4 = F;
+inline F4 f4zero() { return fzero(); }
+inline F4 f4set(float v) { return fset(v); }
+inline F4 f4load(const float* p) { return fload(p); }
+inline void f4store(float* p, F4 v) { fstore(p, v); }
+inline F4 f4add(F4 a, F4 b) { return fadd(a, b); }
+inline F4 f4sub(F4 a, F4 b) { return fsub(a, b); }
+inline F4 f4fmadd(F4 a, F4 b, F4 c) { return fmadd(a, b, c); }
+HYBRID_INFER_INLINE inline F4 isum4(I a, I b, I c, I d) {
+  return ifloat(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)));
+}
+
 inline void transposeF(F& a, F& b, F& c, F& d) {
   const float32x4x2_t ab = vtrnq_f32(a, b), cd = vtrnq_f32(c, d);
   a = vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0]));
