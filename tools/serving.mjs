@@ -55,7 +55,8 @@ const GREEDY = { temperature: 0, ignoreEos: true, cachePrompt: false };
 
 /** @param rows array of objects with the same keys */
 function table(rows) {
-  if (flags.json) return console.log(JSON.stringify({ machine: cpus()[0].model, cores: cpus().length, rows }));
+  if (flags.json)
+    return console.log(JSON.stringify({ machine: cpus()[0].model, cores: cpus().length, rows }));
   console.log(`${cpus()[0].model}, ${cpus().length} cores`);
   console.table(rows);
 }

@@ -52,7 +52,8 @@ function tokenizerDifference(a: HybridModel, b: HybridModel): string | null {
   if (size !== other) return `its vocabulary has ${size} tokens, the large model's ${other}`;
   for (let id = 0; id < size; id++) {
     const [mine, theirs] = [a.tokenizer, b.tokenizer].map((t) => t.decode([id], { skipSpecial: false }));
-    if (mine !== theirs) return `token ${id} is ${JSON.stringify(mine)}, the large model's ${JSON.stringify(theirs)}`;
+    if (mine !== theirs)
+      return `token ${id} is ${JSON.stringify(mine)}, the large model's ${JSON.stringify(theirs)}`;
   }
   return null;
 }

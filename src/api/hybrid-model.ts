@@ -341,4 +341,3 @@ async function planFor(pack: Pack, findPlan: LoadOptions['findPlan']): Promise<F
   const { findPlan: findArtifacts } = await import('../profiler/find-plan.js');
   return findArtifacts(pack);
 }
-

@@ -108,7 +108,13 @@ export class Session {
   async save(path: string): Promise<void> {
     this.refuseWhileBusy();
     const { fingerprint } = this.model.engine.pack.header;
-    const content = { format: FORMAT, version: VERSION, fingerprint, tokens: this.tokens, messages: this.said };
+    const content = {
+      format: FORMAT,
+      version: VERSION,
+      fingerprint,
+      tokens: this.tokens,
+      messages: this.said,
+    };
     await writeFileAtomic(path, JSON.stringify(content));
   }
 
@@ -146,7 +152,8 @@ export async function restoreSession(model: HybridModel, path: string): Promise<
     const code = cause.code === 'ENOENT' ? 'FILE_NOT_FOUND' : 'IO_FAILED';
     throw new HybridError(code, `${path} cannot be read: ${cause.message}`, { cause });
   });
-  if (bytes.length > MAX_FILE_BYTES) throw invalid(`${bytes.length} bytes, expected at most ${MAX_FILE_BYTES}`);
+  if (bytes.length > MAX_FILE_BYTES)
+    throw invalid(`${bytes.length} bytes, expected at most ${MAX_FILE_BYTES}`);
   const value = parseStrictJson(bytes.toString('utf8'), path, invalid, MAX_FILE_BYTES);
   const parsed = sessionSchema.safeParse(value);
   if (!parsed.success) {

@@ -65,9 +65,10 @@ export function engineOptions(command: Command): Command {
     )
     .addOption(kvCacheOption())
     .addOption(
-      new Option('--kv-memory <size>', 'bytes of the KV cache, such as 2GiB (default: by --context)').argParser(
-        byteSize('--kv-memory'),
-      ),
+      new Option(
+        '--kv-memory <size>',
+        'bytes of the KV cache, such as 2GiB (default: by --context)',
+      ).argParser(byteSize('--kv-memory')),
     )
     .addOption(new Option('--gpu <provider>', 'where hot neurons live').choices(GPU_CHOICES).default('off'))
     .addOption(

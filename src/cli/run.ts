@@ -89,9 +89,10 @@ export function registerRun(program: Command, context: CliContext): void {
       ),
     )
     .addOption(
-      new Option('--frequency-penalty <x>', 'above 0: the more often a token is there, the less of it').argParser(
-        decimal('--frequency-penalty', -2, 2),
-      ),
+      new Option(
+        '--frequency-penalty <x>',
+        'above 0: the more often a token is there, the less of it',
+      ).argParser(decimal('--frequency-penalty', -2, 2)),
     )
     .option(
       '--speculate <how>',

@@ -216,7 +216,8 @@ function activateAll(
 ): number {
   const { kind, threshold } = context.layout.activation;
   const { kernels, f32, u32 } = context.arenas[layer.arena];
-  if (kind === 'silu') return kernels.activate(kind, 0, gates, count, ids, Math.max(0, begin), outIds, outAct);
+  if (kind === 'silu')
+    return kernels.activate(kind, 0, gates, count, ids, Math.max(0, begin), outIds, outAct);
   const [g, i, a] = [gates >>> 2, outIds >>> 2, outAct >>> 2];
   const cut = kind === 'fatrelu' ? threshold : 0;
   for (let k = 0; k < count; k++) {

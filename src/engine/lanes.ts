@@ -203,8 +203,7 @@ export class LanePool {
 
   private startWatch(): void {
     const c = this.control;
-    const progress = (): string =>
-      `${Atomics.load(c, Word.GENERATION)} ${Atomics.load(c, Word.HEARTBEAT)}`;
+    const progress = (): string => `${Atomics.load(c, Word.GENERATION)} ${Atomics.load(c, Word.HEARTBEAT)}`;
     let seen = progress();
     let still = 0;
     this.watch = setInterval(() => {

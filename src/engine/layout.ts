@@ -215,11 +215,7 @@ export function planLayout(
     config.layers === 0
       ? []
       : header.layers.map((_, l) =>
-          dealNeurons(
-            config.intermediateSize,
-            options.plan?.layers[l] ?? null,
-            options.chunkCount,
-          ),
+          dealNeurons(config.intermediateSize, options.plan?.layers[l] ?? null, options.chunkCount),
         );
   const nMax = Math.max(...dealt.flatMap((d) => d.chunks.map(chunkSize)));
   const maxRank = Math.max(1, ...(options.plan?.layers.map((p) => p.predictor?.rank ?? 1) ?? []));
@@ -254,8 +250,7 @@ export function planLayout(
   // ---- layers ----------------------------------------------------------------------------------------
   const kvRow = options.kvFormat === 'f32' ? config.headDim * 4 : config.headDim;
   const kvRows = options.kvPages * KV_PAGE;
-  const kvHeadBytes =
-    alignUp(kvRows * kvRow, 64) + (options.kvFormat === 'q8' ? alignUp(kvRows * 4, 64) : 0);
+  const kvHeadBytes = alignUp(kvRows * kvRow, 64) + (options.kvFormat === 'q8' ? alignUp(kvRows * 4, 64) : 0);
   const kvBytes = 2 * config.kvHeads * kvHeadBytes;
   const layers = header.layers.map((layer, l): LayerPlacement => {
     const layerPlan = options.plan?.layers[l] ?? null;

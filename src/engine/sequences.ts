@@ -359,7 +359,9 @@ export class Sequences implements SequencePages {
     const at = (shared.tables + s.slot * shared.rowTable) >>> 2;
     s.table = new PageTable(arenas[0].u32.subarray(at, at + Math.ceil(layout.contextLength / KV_PAGE)));
     // Of a scored sequence every position is wanted.
-    s.computed = s.request.score ? 0 : this.pool.begin(s.table, s.tokens.subarray(0, s.length), s.request.salt);
+    s.computed = s.request.score
+      ? 0
+      : this.pool.begin(s.table, s.tokens.subarray(0, s.length), s.request.salt);
     if (s.began === 0) {
       s.began = performance.now();
       s.cachedTokens = s.computed;

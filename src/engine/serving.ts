@@ -103,7 +103,8 @@ export class Serving {
         culprit = null;
         await this.lanes.run(job, { onEvents: (events) => this.take(events) });
       } catch (error) {
-        if (this.oneRowFailed(error)) culprit = { code: error.code, message: error.message, hint: error.hint };
+        if (this.oneRowFailed(error))
+          culprit = { code: error.code, message: error.message, hint: error.hint };
         else if (!this.survives(error)) this.fail(error);
       }
     } while (this.open.size > 0);

@@ -35,8 +35,7 @@ export class Step {
     buffer: SharedArrayBuffer,
     readonly capacity: number,
   ) {
-    const part = (i: number): Int32Array =>
-      new Int32Array(buffer, (HEADER + i * capacity) * 4, capacity);
+    const part = (i: number): Int32Array => new Int32Array(buffer, (HEADER + i * capacity) * 4, capacity);
     this.header = new Int32Array(buffer, 0, HEADER);
     this.token = part(0);
     this.position = part(1);

@@ -14,7 +14,11 @@ export class Turns {
   private idle: (() => void)[] = [];
 
   /** Run `work` in its turn; null when `signal` fires while it still waits. */
-  async run<T>(exclusive: boolean, signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T | null> {
+  async run<T>(
+    exclusive: boolean,
+    signal: AbortSignal | undefined,
+    work: () => Promise<T>,
+  ): Promise<T | null> {
     if (!(await this.enter(exclusive, signal))) return null;
     try {
       return await work();

@@ -7,7 +7,7 @@ import { GREEDY, openEngine, removePacks } from './open.js';
 afterAll(removePacks);
 
 const PROMPT = [5, 9, 120, 33];
-/** A token whose embedding is too large for f32 once it is squared. */
+/** A token whose embedding is too large for f32 once it is scaled. */
 const POISON = 200;
 
 describe('a lane that is killed in the middle of a generation', () => {
@@ -83,13 +83,26 @@ describe('numbers that are not finite', () => {
   });
 
   it('leave the engine usable: a poisoned token fails its own requests and no others', async () => {
-    const folder = writeTinyFolder({ poisonedToken: POISON });
+    const folder = writeTinyFolder({
+      architecture: 'MiniCPMForCausalLM',
+      modelType: 'minicpm',
+      config: { scale_emb: 12, scale_depth: 1.4, dim_model_base: 16 },
+      poisonedToken: POISON,
+    });
     const engine = await openEngine(folder, 'f32');
     const healthy = { prompt: PROMPT, maxTokens: 6, sampling: GREEDY };
     const expected = (await engine.generate(healthy)).tokens;
     await expect(engine.generate({ ...healthy, prompt: [5, POISON] })).rejects.toMatchObject({
       code: 'NUMERIC',
     });
+    const beside = [
+      engine.generate({ ...healthy, maxTokens: 60 }),
+      engine.generate({ ...healthy, prompt: [7, POISON] }).catch((error) => error.code),
+      engine.generate({ ...healthy, maxTokens: 40 }),
+    ];
+    const [first, poisoned, third] = await Promise.all(beside);
+    expect(poisoned).toBe('NUMERIC');
+    for (const { tokens } of [first, third]) expect(tokens.slice(0, 6)).toEqual(expected);
     expect((await engine.generate(healthy)).tokens).toEqual(expected);
     await expect(engine.logits({ tokens: [POISON, 5] })).rejects.toMatchObject({ code: 'NUMERIC' });
     expect((await engine.generate(healthy)).tokens).toEqual(expected);

@@ -19,7 +19,6 @@ const CONTEXT = 96;
 const COUNT = 200;
 
 interface Asked extends GenerateRequest {
-  prompt: number[];
   /** Generated tokens after which the request is cancelled. */
   cancelAfter: number | null;
 }
@@ -40,7 +39,10 @@ const requestOf = fc.record({
 
 function requests(count: number): Asked[] {
   return fc.sample(requestOf, { seed: 11, numRuns: count }).map((r) => ({
-    prompt: [...Array.from({ length: r.stemLength }, (_, i) => (i * (r.stem * 2 + 31) + 5) % VOCAB), ...r.tail],
+    prompt: [
+      ...Array.from({ length: r.stemLength }, (_, i) => (i * (r.stem * 2 + 31) + 5) % VOCAB),
+      ...r.tail,
+    ],
     maxTokens: r.maxTokens,
     stopIds: r.stopIds,
     cancelAfter: r.cancelAfter,

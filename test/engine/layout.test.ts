@@ -30,7 +30,7 @@ async function plan(contextLength: number, kvFormat: 'f32' | 'q8') {
 
 describe.each(['f32', 'q8'] as const)('an arena with a KV cache in %s', (kvFormat) => {
   // The second length fills more than one arena.
-  it.each([100, 3_300_000])('holds it behind everything that is loaded, %d positions', async (positions) => {
+  it.each([100, 3_600_000])('holds it behind everything that is loaded, %d positions', async (positions) => {
     const { layout, load } = await plan(positions, kvFormat);
     for (const { arena, ptr, section } of load) {
       expect(ptr + section.bytes).toBeLessThanOrEqual(layout.kvBegin[arena]);

@@ -215,10 +215,13 @@ describe('a model in two arenas', () => {
 });
 
 describe('an engine that is closed', () => {
-  it('ends what runs with reason abort, fails what waits, and refuses what comes', async () => {
+  it('ends what runs or waits for a slot with reason abort, and refuses what comes', async () => {
     const own = await openEngine(folder, 'q8', { slots: 1 });
-    const running = own.generate(request({ maxTokens: 170 }));
+    let begun!: () => void;
+    const first = new Promise<void>((resolve) => (begun = resolve));
+    const running = own.generate(request({ maxTokens: 170, onTokens: () => begun() }));
     const waiting = own.generate(request({ maxTokens: 170 }));
+    await first;
     await own.close();
     for (const { stopReason } of await Promise.all([running, waiting])) expect(stopReason).toBe('abort');
     await expect(own.generate(request())).rejects.toMatchObject({ code: 'CLOSED' });

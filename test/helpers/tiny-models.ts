@@ -35,7 +35,7 @@ export interface TinyOptions {
   seed?: number; // 1
   /** Spread of the weights, relative to 1/sqrt(columns). @default 1 */
   gain?: number;
-  /** This token's embedding is so large that its squares overflow f32. */
+  /** This token's embedding is the largest f32 has: scaled up, it is no number any more. */
   poisonedToken?: number;
   /** Merged over config.json. */
   config?: Record<string, unknown>;
@@ -117,7 +117,7 @@ export function tinyTensors(o: TinyOptions = {}): Map<string, TinyTensor> {
   add('model.embed_tokens.weight', [d.vocabSize, hiddenSize]);
   if (o.poisonedToken !== undefined) {
     const { data } = tensors.get('model.embed_tokens.weight')!;
-    data.fill(1e30, o.poisonedToken * hiddenSize, (o.poisonedToken + 1) * hiddenSize);
+    data.fill(3e38, o.poisonedToken * hiddenSize, (o.poisonedToken + 1) * hiddenSize);
   }
   for (let layer = 0; layer < d.layers; layer++) {
     const p = `model.layers.${layer}.`;
