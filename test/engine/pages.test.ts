@@ -209,9 +209,11 @@ class World {
   }
 
   publish(s: Running): void {
-    this.pool.publish(s.table, s.tokens, s.table.length);
     const full = Math.floor(s.table.length / SIZE) * SIZE;
-    expect(this.pool.match([...s.tokens.slice(0, full), 0], s.salt)).toBe(full);
+    const grown = full > s.table.indexed * SIZE;
+    this.pool.publish(s.table, s.tokens, s.table.length);
+    // Nodes lost with an evicted page come back when the next page is full, not before.
+    if (grown) expect(this.pool.match([...s.tokens.slice(0, full), 0], s.salt)).toBe(full);
   }
 
   truncate(s: Running, length: number): void {
@@ -261,7 +263,7 @@ class World {
 
 type Command = (w: World) => void;
 const tokens = (most: number): fc.Arbitrary<number[]> =>
-  fc.array(fc.nat(1), { minLength: 1, maxLength: most });
+  fc.array(fc.nat(1), { minLength: 1, maxLength: most, size: 'max' });
 const pick = (w: World, n: number): Running | undefined => w.running[n % Math.max(1, w.running.length)];
 const onOne = <T>(value: fc.Arbitrary<T>, act: (w: World, s: Running, v: T) => void): fc.Arbitrary<Command> =>
   fc.tuple(fc.nat(20), value).map(([n, v]) => (w) => {
@@ -288,7 +290,7 @@ const command: fc.Arbitrary<Command> = fc.oneof(
 describe('the laws of pages', () => {
   it.each(Object.keys(HASHES))('hold under any commands, hash %s', (hash) => {
     fc.assert(
-      fc.property(fc.array(command, { maxLength: 40 }), (commands) => {
+      fc.property(fc.array(command, { maxLength: 60, size: 'max' }), (commands) => {
         const world = new World(HASHES[hash]);
         for (const act of commands) {
           act(world);
@@ -298,7 +300,7 @@ describe('the laws of pages', () => {
         world.pool.clearCache();
         expect(world.pool.stats()).toEqual({ total: PAGES, used: 0, cached: 0, free: PAGES });
       }),
-      { numRuns: 400 },
+      { numRuns: 150 },
     );
   });
 
