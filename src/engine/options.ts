@@ -57,17 +57,19 @@ function chooseFfn(kind: ActivationKind, options: EngineOptions): FfnMode {
       },
     );
   }
-  if (asked === 'predicted' && !options.plan) {
+  const modes = options.plan?.layers.map((layer) => layer.mode) ?? ['exact'];
+  if (asked === 'predicted' && !modes.includes('predicted')) {
     throw new HybridError(
       'ARTIFACT_INVALID',
-      'FFN mode predicted needs a profile and predictor for this model; none was given',
+      'FFN mode predicted needs a profile and predictor for this model; no layer has a predictor',
       {
         hint: 'Make them with: hybrid-infer profile <model>',
       },
     );
   }
   if (asked !== 'auto') return asked;
-  return options.plan ? 'predicted' : 'exact';
+  // `predicted` also means: each layer as planned. Where all are alike it is called by its own name.
+  return modes.every((mode) => mode === modes[0]) ? modes[0] : 'predicted';
 }
 
 export function wholeNumber(name: string, value: number, min: number, max: number): number {
