@@ -222,6 +222,28 @@ describe('Schedule', () => {
     ]);
   });
 
+  it('takes a row back when an older prompt needs its pages', () => {
+    const rooms = new Map([[0, 2], [1, 2]]); // prettier-ignore
+    const schedule = new Schedule(
+      { batchTokens: 8, slots: 2, promptRowsBeside: 8 },
+      {
+        begin: () => 0,
+        room: (id) => rooms.get(id)!,
+        spare: () => 99,
+        extend: (id, n) => rooms.set(id, rooms.get(id)! - n),
+        release: () => rooms.set(0, 4),
+      },
+    );
+    schedule.add(0, 6);
+    schedule.add(1, 2);
+    schedule.plan();
+    schedule.report(0, 2, 0);
+    schedule.report(1, 2, 1);
+    rooms.set(1, 1); // the rest of its page; there is no other
+    const plan = schedule.plan();
+    expect([rowsOf(plan), plan.rowCount, plan.paused]).toEqual([[[0, 2, 4, 'last']], 4, [1]]);
+  });
+
   it('refuses counts that cannot be', () => {
     const engine = new Engine({ batchTokens: 4, slots: 1, promptRowsBeside: 1 }, 4);
     engine.add(0, 3, 1);
