@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+/* global AbortController */
 /**
  * What serving several sequences is worth, and whether it holds: one experiment a run, a table on stdout.
  *
@@ -11,6 +12,8 @@
  */
 import { parseArgs } from 'node:util';
 import { cpus } from 'node:os';
+import { performance } from 'node:perf_hooks';
+import { setTimeout as later } from 'node:timers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HybridModel } from '../dist/index.js';
 
@@ -196,7 +199,7 @@ async function soak() {
         await model.generate(prompt, { ...options, mask: () => new Uint32Array(Math.ceil(vocabSize / 32)) });
       } else {
         const run = model.generate(prompt, options);
-        if (kind < 0.35) setTimeout(() => controller.abort(), random() * 60);
+        if (kind < 0.35) later(() => controller.abort(), random() * 60);
         const { stopReason } = await run;
         counts[stopReason === 'abort' ? 'cancelled' : 'finished']++;
       }

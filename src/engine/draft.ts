@@ -17,8 +17,8 @@ export class NgramIndex {
   /** @param capacity tokens of the longest sequence: the context length */
   constructor(capacity: number) {
     this.tokens = new Int32Array(capacity);
-    // Half full at most: few n-grams overwrite each other.
-    const bits = Math.max(4, Math.ceil(Math.log2(2 * Math.max(1, capacity))));
+    // Half full at most, and no tiny table: few n-grams overwrite each other.
+    const bits = Math.max(10, Math.ceil(Math.log2(2 * Math.max(1, capacity))));
     this.shift = 32 - bits;
     this.after = LENGTHS.map(() => new Int32Array(2 ** bits));
   }

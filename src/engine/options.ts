@@ -99,19 +99,19 @@ function chooseFfn(kind: ActivationKind, options: EngineOptions): FfnMode {
       },
     );
   }
-  const predicts = options.plan?.layers.some((layer) => layer.predictor) ?? false;
-  if (asked === 'predicted' && !predicts) {
-    const found = options.plan ? 'the profile that was given has no predictor' : 'none was given';
+  const modes = options.plan?.layers.map((layer) => layer.mode) ?? ['exact'];
+  if (asked === 'predicted' && !modes.includes('predicted')) {
     throw new HybridError(
       'ARTIFACT_INVALID',
-      `FFN mode predicted needs a profile and predictor for this model; ${found}`,
+      'FFN mode predicted needs a profile and predictor for this model; no layer has a predictor',
       {
         hint: 'Make them with: hybrid-infer profile <model>',
       },
     );
   }
   if (asked !== 'auto') return asked;
-  return predicts ? 'predicted' : 'exact';
+  // `predicted` also means: each layer as planned. Where all are alike it is called by its own name.
+  return modes.every((mode) => mode === modes[0]) ? modes[0] : 'predicted';
 }
 
 export function wholeNumber(name: string, value: number, min: number, max: number): number {

@@ -244,27 +244,6 @@ export class TokenChooser {
   }
 }
 
-/** One sequence with work arrays of its own, fed from a history that grows. */
-export class Sampler {
-  private readonly chooser: TokenChooser;
-  private seen = 0;
-
-  constructor(
-    vocabSize: number,
-    options: SamplingOptions,
-    random: RandomSource = randomSource(options.seed),
-  ) {
-    this.chooser = new TokenChooser(new SamplerScratch(vocabSize), options, [], random.state);
-  }
-
-  next(logits: Float32Array, history: Int32Array, historyLength: number): number {
-    for (; this.seen < historyLength; this.seen++) this.chooser.accept(history[this.seen]);
-    return this.chooser.next(logits);
-  }
-}
-
-const DAMAGED = 'The output head or the final norm holds damaged weights; convert the model again.';
-
 /** Index of the largest value; the first of equals. @throws RuntimeFault NUMERIC on NaN or Infinity */
 export function argmaxFinite(values: Float32Array): number {
   let best = 0;
