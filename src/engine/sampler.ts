@@ -244,6 +244,8 @@ export class TokenChooser {
   }
 }
 
+const DAMAGED = 'The output head or the final norm holds damaged weights; convert the model again.';
+
 /** Index of the largest value; the first of equals. @throws RuntimeFault NUMERIC on NaN or Infinity */
 export function argmaxFinite(values: Float32Array): number {
   let best = 0;

@@ -19,9 +19,6 @@ const PLAIN: SamplingOptions = {
 };
 const LOGITS = Float32Array.from([0.5, 2, -1, 2.5, 0, 1]);
 
-const chooser = (vocab: number, options: SamplingOptions, history: number[] = []): TokenChooser =>
-  new TokenChooser(new SamplerScratch(vocab), options, history);
-
 /** Share of draws per token. */
 function frequencies(options: Partial<SamplingOptions>, logits = LOGITS, draws = 20_000): number[] {
   const sampler = chooser(logits.length, { ...PLAIN, ...options });
