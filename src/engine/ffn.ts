@@ -22,6 +22,12 @@ import { counters, Stat } from './stats.js';
 import { RowFlag, type Step } from './step.js';
 import { endSpan, nowUs } from './timeline.js';
 
+/**
+ * With fewer chunks a lane than this each keeps to its share: one chunk is then too large a part of a share for
+ * stealing to balance anything, and looking at the other lanes' cursors costs a small layer more than it waits.
+ */
+const STEALING_CHUNKS = 4;
+
 /** Fills all chunks' sums for all rows; ends with a barrier, after which they are complete. */
 export function ffn(context: LaneContext, layer: LayerPlacement, l: number, rows: Rows, step: Step): void {
   const { lane, layout, shared, barrier } = context;
@@ -33,13 +39,20 @@ export function ffn(context: LaneContext, layer: LayerPlacement, l: number, rows
   if (predictor) hiddenLayer(context, layer, predictor, rows);
 
   let began = context.timeline ? nowUs() : 0;
-  for (let i = 0; i < layout.laneCount; i++) {
-    const owner = (lane + i) % layout.laneCount;
-    const end = shareBegin(layout.chunkCount, owner + 1, layout.laneCount);
-    for (;;) {
-      const chunk = Atomics.add(context.control, chunkCursor(owner), 1);
-      if (chunk >= end) break;
+  if (layout.chunkCount < STEALING_CHUNKS * layout.laneCount) {
+    const end = shareBegin(layout.chunkCount, lane + 1, layout.laneCount);
+    for (let chunk = shareBegin(layout.chunkCount, lane, layout.laneCount); chunk < end; chunk++) {
       ffnChunk(context, layer, l, chunk, predictor, rows, step);
+    }
+  } else {
+    for (let i = 0; i < layout.laneCount; i++) {
+      const owner = (lane + i) % layout.laneCount;
+      const end = shareBegin(layout.chunkCount, owner + 1, layout.laneCount);
+      for (;;) {
+        const chunk = Atomics.add(context.control, chunkCursor(owner), 1);
+        if (chunk >= end) break;
+        ffnChunk(context, layer, l, chunk, predictor, rows, step);
+      }
     }
   }
   if (lane === 0) {

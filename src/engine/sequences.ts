@@ -22,6 +22,9 @@ import { RowFlag, type Step } from './step.js';
 /** Prompt rows of a step in which others decode, as a share of the whole batch: bounds how long those wait. */
 const PROMPT_SHARE = 1 / 4;
 
+/** A message costs lane 0 about ten microseconds and the main thread more: small models write faster than that pays. */
+const FLUSH_MS = 4;
+
 export class Sequences implements SequencePages {
   private readonly all = new Map<number, Sequence>();
   private readonly pool: PagePool;
@@ -34,6 +37,7 @@ export class Sequences implements SequencePages {
   /** Drafts of another model are on their way for these. */
   private readonly asked: Sequence[] = [];
   private seenInbox = 0;
+  private nextFlush = 0;
 
   /** @param send events to the main thread */
   constructor(
@@ -298,8 +302,11 @@ export class Sequences implements SequencePages {
 
   // ---- messages --------------------------------------------------------------------------------------------
 
+  /** Looking into an empty port takes longer than a small layer: only when the word says that there is something. */
   private takeMessages(): void {
-    this.seenInbox = Atomics.load(this.context.control, Word.INBOX);
+    const count = Atomics.load(this.context.control, Word.INBOX);
+    if (count === this.seenInbox) return;
+    this.seenInbox = count;
     for (;;) {
       const received = receiveMessageOnPort(this.inbox) as { message: SequenceMessage } | undefined;
       if (!received) return;
@@ -338,10 +345,16 @@ export class Sequences implements SequencePages {
     this.all.delete(s.id);
   }
 
-  /** One message at a time is under way, unless the lanes are about to wait: what piles up goes with the next. */
+  /**
+   * One message at a time is under way, and not more than one in FLUSH_MS: what piles up goes with the next.
+   * @param now the lanes are about to wait
+   */
   private flush(now: boolean): void {
     if (this.events.length === 0) return;
-    if (Atomics.exchange(this.context.control, Word.MAIL, 1) === 1 && !now) return;
+    const time = performance.now();
+    if (!now && (time < this.nextFlush || Atomics.load(this.context.control, Word.MAIL) === 1)) return;
+    Atomics.store(this.context.control, Word.MAIL, 1);
+    this.nextFlush = time + FLUSH_MS;
     this.send(this.events);
     this.events = [];
   }
