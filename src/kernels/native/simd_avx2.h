@@ -17,7 +17,8 @@ constexpr size_t W = 8;
 using F = __m256;
 using I = __m256i;
 
-constexpr size_t kTileTokens = 4;  // 8 sums, 2 weights, 1 activation, temporaries of 16 registers
+// A tile of four rows needs all 16 registers for one token: 4 totals, 1 sum, 4 activations, 4 codes, temporaries.
+constexpr size_t kTokensTogether = 1;
 
 alignas(32) const int32_t kLaneMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 inline I firstLanes(size_t n) { return _mm256_loadu_si256(reinterpret_cast<const I*>(kLaneMasks + 8 - n)); }
@@ -121,20 +122,6 @@ inline void narrowI16(int16_t* p, I v0, I v1) { istore(p, _mm256_permute4x64_epi
 inline void narrowI8(int8_t* p, I v) {
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
-}
-
-// Four floats: one of each of four rows.
-using F4 = __m128;
-inline F4 f4zero() { return _mm_setzero_ps(); }
-inline F4 f4set(float v) { return _mm_set1_ps(v); }
-inline F4 f4load(const float* p) { return _mm_loadu_ps(p); }
-inline void f4store(float* p, F4 v) { _mm_storeu_ps(p, v); }
-inline F4 f4add(F4 a, F4 b) { return _mm_add_ps(a, b); }
-inline F4 f4sub(F4 a, F4 b) { return _mm_sub_ps(a, b); }
-inline F4 f4fmadd(F4 a, F4 b, F4 c) { return _mm_fmadd_ps(a, b, c); }
-HYBRID_INFER_INLINE inline F4 isum4(I a, I b, I c, I d) {
-  const I abcd = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-  return _mm_cvtepi32_ps(_mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1)));
 }
 
 HYBRID_INFER_INLINE inline void interleaveBytes(I* v) {

@@ -16,8 +16,8 @@ constexpr size_t W = 16;
 using F = __m512;
 using I = __m512i;
 
-// Tile of dotBatch: tokens x 2 vectors of rows held in registers. 24 sums, 2 weights, 1 activation of 32.
-constexpr size_t kTileTokens = 12;
+// Tokens of a tile of four rows: 16 totals, 4 sums, 8 activations, 2 codes of 32 registers.
+constexpr size_t kTokensTogether = 4;
 
 inline __mmask16 firstLanes(size_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 
@@ -133,24 +133,6 @@ inline void narrowI16(int16_t* p, I v0, I v1) {
 }
 // W int32 in -128..127 -> W bytes.
 inline void narrowI8(int8_t* p, I v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v)); }
-
-// Four floats: one of each of four rows.
-using F4 = __m128;
-inline F4 f4zero() { return _mm_setzero_ps(); }
-inline F4 f4set(float v) { return _mm_set1_ps(v); }
-inline F4 f4load(const float* p) { return _mm_loadu_ps(p); }
-inline void f4store(float* p, F4 v) { _mm_storeu_ps(p, v); }
-inline F4 f4add(F4 a, F4 b) { return _mm_add_ps(a, b); }
-inline F4 f4sub(F4 a, F4 b) { return _mm_sub_ps(a, b); }
-inline F4 f4fmadd(F4 a, F4 b, F4 c) { return _mm_fmadd_ps(a, b, c); }
-// The sums of four vectors, in integers, as floats.
-HYBRID_INFER_INLINE inline F4 isum4(I a, I b, I c, I d) {
-  const I ab = iadd(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-  const I cd = iadd(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-  const I abcd = iadd(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(abcd), _mm512_extracti64x4_epi64(abcd, 1));
-  return _mm_cvtepi32_ps(_mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
-}
 
 // v[0..3], one row each -> lane j of v[k] = column 16 (j / 4) + 4 k + j % 4 of the four rows.
 HYBRID_INFER_INLINE inline void interleaveBytes(I* v) {

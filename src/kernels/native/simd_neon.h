@@ -17,7 +17,7 @@ constexpr size_t W = 4;
 using F = float32x4_t;
 using I = int32x4_t;
 
-constexpr size_t kTileTokens = 8;  // 16 sums, 2 weights, 1 activation of 32 registers
+constexpr size_t kTokensTogether = 2;  // 8 totals, 2 sums, 16 activations, codes of 32 registers
 
 inline F fload(const float* p) { return vld1q_f32(p); }
 inline F floadn(const float* p, size_t n) {
@@ -115,18 +115,6 @@ inline I widenU8(const uint8_t* p) { return I{p[0], p[1], p[2], p[3]}; }
 inline I widenI8Words(const int8_t* p) { return vreinterpretq_s32_s16(vmovl_s8(vld1_s8(p))); }
 inline void narrowI16(int16_t* p, I v0, I v1) { vst1q_s16(p, vcombine_s16(vmovn_s32(v0), vmovn_s32(v1))); }
 inline void narrowI8(int8_t* p, I v) { for (size_t i = 0; i < W; i++) p[i] = (int8_t)v[i]; }
-
-using F4 = F;
-inline F4 f4zero() { return fzero(); }
-inline F4 f4set(float v) { return fset(v); }
-inline F4 f4load(const float* p) { return fload(p); }
-inline void f4store(float* p, F4 v) { fstore(p, v); }
-inline F4 f4add(F4 a, F4 b) { return fadd(a, b); }
-inline F4 f4sub(F4 a, F4 b) { return fsub(a, b); }
-inline F4 f4fmadd(F4 a, F4 b, F4 c) { return fmadd(a, b, c); }
-HYBRID_INFER_INLINE inline F4 isum4(I a, I b, I c, I d) {
-  return ifloat(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)));
-}
 
 inline void transposeF(F& a, F& b, F& c, F& d) {
   const float32x4x2_t ab = vtrnq_f32(a, b), cd = vtrnq_f32(c, d);
