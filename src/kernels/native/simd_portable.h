@@ -128,10 +128,6 @@ HYBRID_INFER_INLINE inline void interleave4(F& v0, F& v1, F& v2, F& v3) {
   v2 = F{a[2], b[2], c[2], d[2]};
   v3 = F{a[3], b[3], c[3], d[3]};
 }
-HYBRID_INFER_INLINE inline void transpose(I* m) {
-  const I a = m[0], b = m[1], c = m[2], d = m[3];
-  for (size_t i = 0; i < W; i++) m[i] = I{a[i], b[i], c[i], d[i]};
-}
 
 }  // namespace
 }  // namespace hybrid_infer
