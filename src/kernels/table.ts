@@ -15,8 +15,9 @@
  *     kvRow, kvScale    a row of a KV head of `size` elements; its scale (q8 only)
  *
  * A measure is the value of an argument (`n`), or derived from one: `n + 1`; `aligned(n)`, n up to a multiple
- * of 16; `half(n)`; `pages(n)`, the KV pages of n positions; `last(offsets)`, the last of nTokens + 1 offsets, which must
- * ascend; `reach(ids)`, the largest id of the lists plus one; `rows(table)`, the rows of the largest page.
+ * of 16; `half(n)`; `pages(n)`, the KV pages of n positions; `last(offsets)`, the last of nTokens + 1 offsets,
+ * which must ascend; `reach(ids)`, the largest id of the lists plus one; `rows(table)`, the rows of the largest
+ * page that is read: from the position in the argument before the one that measures the table (begin, nPos).
  */
 import type { ActivationKind, KvFormat, Ptr } from './kernels.js';
 import type { RowFormat, WeightFormat } from './layout.js';

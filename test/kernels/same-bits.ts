@@ -100,6 +100,34 @@ export function sameBits(create: (memory: WebAssembly.Memory) => Kernels): void 
       }, 60);
     });
 
+    test.each(WEIGHT_FORMATS)('lists of %s rows beyond the first tile of rows and of columns', (format) => {
+      const [rows, cols, tokens] = [700, 2208, 5];
+      const next = random(3);
+      const k = new TwinArena(create, 1 << 25);
+      const w = weights(k, format, 40, cols, 1);
+      const x = activations(k, format, tokens, cols, 2);
+      const big = k.repeat(w.ptr, w.stride, 40, rows);
+      const listed = Array.from({ length: tokens }, (_, t) =>
+        [...Array(rows).keys()].filter(() => next() < [0.5, 0.02, 1, 0, 0.3][t]),
+      );
+      const { offsets, ids, count } = listsOf(k, listed);
+      const [products, alone] = [0, 1].map(() => k.alloc(count * 4));
+      const coef = k.floats(normals(count, 4));
+      const outStride = alignUp(paddedCols(format, cols), 4);
+      const [sums, sumsAlone] = [0, 1].map(() => k.alloc(tokens * outStride * 4));
+      const { subject } = k;
+      subject.dotLists(format, big, w.stride, offsets, ids, tokens, x.ptr, x.stride, products, cols);
+      subject.sumLists(format, big, w.stride, offsets, ids, tokens, coef, sums, outStride, cols);
+      for (let t = 0; t < tokens; t++) {
+        const list = [offsets + t * 4, ids, 1] as const;
+        subject.dotLists(format, big, w.stride, ...list, x.ptr + t * x.stride, 0, alone, cols);
+        subject.sumLists(format, big, w.stride, ...list, coef, sumsAlone + t * outStride * 4, 0, cols);
+      }
+      expect(bitsOf(k, alone, count)).toEqual(bitsOf(k, products, count));
+      expect(bitsOf(k, sumsAlone, tokens * outStride)).toEqual(bitsOf(k, sums, tokens * outStride));
+      expect(k.read(0, sums, cols).some((value) => value !== 0)).toBe(true);
+    });
+
     test.each(['f32', 'q8'] as KvFormat[])('attention over %s: each head as in a group of one', (format) => {
       property((twins, { group, headDim, window: [begin, nPos], seed }) => {
         const k = twins.subject;

@@ -55,6 +55,19 @@ export class TwinArena {
     return ptr;
   }
 
+  /** `count` blocks of `bytes`, copied in turn from the `given` ones at `ptr`. */
+  repeat(ptr: Ptr, bytes: number, given: number, count: number): Ptr {
+    const to = this.alloc(count * bytes);
+    for (const { buffer } of this.memories) {
+      const u8 = new Uint8Array(buffer);
+      for (let i = 0; i < count; i++) {
+        const from = ptr + (i % given) * bytes;
+        u8.copyWithin(to + i * bytes, from, from + bytes);
+      }
+    }
+    return to;
+  }
+
   /** Gives the kernels under test what the reference wrote: inputs must not depend on the subject. */
   copyToSubject(ptr: Ptr, bytes: number): void {
     new Uint8Array(this.memories[0].buffer, ptr, bytes).set(

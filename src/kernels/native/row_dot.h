@@ -1,12 +1,8 @@
 // S1/S2: at most four rows times some activation vectors. Included by each instruction set after its simd_*.h.
 //
-// The order of sums is the same for any number of rows and tokens, here and in dot.h, so that a product has the
-// same bits whatever it is computed with. Quantised rows: a group's products are added as integers, and the
-// groups one after the other:
-//
-//     total = fma(codeFactor sum(u x) - weightOffset sum(x), s_w s_x, total)
-//
-// The first factor is an integer below 2^24 and thus exact. f32 rows: column c is added to lane c mod W.
+// The order of sums is the same for any number of rows and tokens, so that a product has the same bits whatever it
+// is computed with. Quantised rows: each lane adds its columns of a group as integers, the groups one after the
+// other (fma with s_w s_x); lanes are added at the end. f32 rows: column c is added to lane c mod W.
 #pragma once
 
 #include "codes.h"
@@ -27,20 +23,22 @@ struct NoAhead {
 
 // ---- R quantised rows times T activation vectors -----------------------------------------------------------
 
-// One whole group: R x T sums of unsigned codes times activations, held in registers.
-template <Format FORMAT, size_t R, size_t T>
-HYBRID_INFER_INLINE inline void dotGroup(const uint8_t* const* w, size_t at, const Q8A* x, size_t column, I (&sums)[4][T]) {
+// One whole group: add(r, t, sum of unsigned codes times activations). A row's sums are used up before the next row's
+// are made, so that few registers are enough.
+template <Format FORMAT, size_t R, size_t T, typename Add>
+HYBRID_INFER_INLINE inline void dotGroup(const uint8_t* const* w, size_t at, const Q8A* x, size_t column, const Add& add) {
   I vectors[T][kCodeVectors];
   each<T>([&](auto t) HYBRID_INFER_INLINE {
     each<kCodeVectors>([&](auto b) HYBRID_INFER_INLINE { vectors[t][b] = iload(x[t].codes + column + b * kVectorBytes); });
   });
   each<R>([&](auto r) HYBRID_INFER_INLINE {
-    I codes[kCodeVectors];
+    I codes[kCodeVectors], sums[T];
     groupCodes<FORMAT>(w[r] + at, codes);
     each<T>([&](auto t) HYBRID_INFER_INLINE {
-      sums[r][t] = izero();
-      each<kCodeVectors>([&](auto b) HYBRID_INFER_INLINE { sums[r][t] = idot4(sums[r][t], codes[b], vectors[t][b]); });
+      sums[t] = izero();
+      each<kCodeVectors>([&](auto b) HYBRID_INFER_INLINE { sums[t] = idot4(sums[t], codes[b], vectors[t][b]); });
     });
+    each<T>([&](auto t) HYBRID_INFER_INLINE { add(r, t, sums[t]); });
   });
 }
 
@@ -65,58 +63,6 @@ inline F sumsAt(const int32_t* p, size_t g, size_t groups) {
   return ifloat(iload(padded));
 }
 
-// out[t] lane r = row w[r] . x[t]; lanes from R on are anything. `fetch.step()` is called once per cache line of codes.
-template <Format FORMAT, size_t R, size_t T, typename Fetch>
-inline void dotTile(const uint8_t* const* w, const Q8A* x, size_t cols, F4 (&out)[T], Fetch& fetch) {
-  const size_t groups = groupCount(cols), padded = alignUp(cols, kColumnMultiple);
-  const size_t whole = padded / kGroup;
-  constexpr size_t bytes = groupBytes(FORMAT);
-  const size_t scales = scaleOffset(FORMAT, cols);
-  each<T>([&](auto t) HYBRID_INFER_INLINE { out[t] = f4zero(); });
-
-  for (size_t g0 = 0; g0 < groups; g0 += W) {
-    alignas(64) float factors[T][4 * W];  // s_w s_x: [group][row]
-    alignas(64) float offsets[T][W];      // weightOffset sum(x)
-    F rowScales[4] = {fzero(), fzero(), fzero(), fzero()};
-    each<R>([&](auto r) HYBRID_INFER_INLINE {
-      rowScales[r] = rowScalesAt(reinterpret_cast<const uint16_t*>(w[r] + scales), g0, groups);
-    });
-    each<T>([&](auto t) HYBRID_INFER_INLINE {
-      const F xScales = scalesAt(x[t].scales, g0, groups);
-      F f[4];
-      each<4>([&](auto r) HYBRID_INFER_INLINE { f[r] = fmul(rowScales[r], xScales); });
-      interleave4(f[0], f[1], f[2], f[3]);
-      each<4>([&](auto r) HYBRID_INFER_INLINE { fstore(factors[t] + r * W, f[r]); });
-      fstore(offsets[t], fmul(sumsAt(x[t].sums, g0, groups), fset(static_cast<float>(weightOffset(FORMAT)))));
-    });
-    auto add = [&](const I (&sums)[4][T], size_t g) HYBRID_INFER_INLINE {
-      each<T>([&](auto t) HYBRID_INFER_INLINE {
-        const I none = izero();
-        F4 sum = isum4(sums[0][t], R > 1 ? sums[1][t] : none, R > 2 ? sums[2][t] : none, R > 3 ? sums[3][t] : none);
-        if constexpr (codeFactor(FORMAT) == 2) sum = f4add(sum, sum);
-        out[t] = f4fmadd(f4sub(sum, f4set(offsets[t][g - g0])), f4load(factors[t] + 4 * (g - g0)), out[t]);
-      });
-    };
-    const size_t end = g0 + W < whole ? g0 + W : whole;
-    for (size_t g = g0; g < end; g++) {
-      I sums[4][T];
-      dotGroup<FORMAT, R, T>(w, g * bytes, x, g * kGroup, sums);
-      add(sums, g);
-      for (size_t line = 0; line + kLine <= bytes; line += kLine) fetch.step();
-    }
-    if (whole < groups && whole >= g0 && whole - g0 < W) {
-      I sums[4][T];
-      each<R>([&](auto r) HYBRID_INFER_INLINE {
-        each<T>([&](auto t) HYBRID_INFER_INLINE {
-          sums[r][t] = dotShortGroup<FORMAT>(w[r] + whole * bytes, x[t].codes + whole * kGroup, padded - whole * kGroup);
-        });
-      });
-      add(sums, whole);
-    }
-  }
-  fetch.finish();
-}
-
 // The sum of each vector of a tile.
 template <size_t R, size_t T> HYBRID_INFER_INLINE inline void sumTile(const F (&tile)[R][T], float (&out)[R][T]) {
   constexpr size_t fours = R * T / 4;
@@ -130,6 +76,56 @@ template <size_t R, size_t T> HYBRID_INFER_INLINE inline void sumTile(const F (&
   each<R * T - 4 * fours>([&](auto i) HYBRID_INFER_INLINE {
     out[(4 * fours + i) / T][(4 * fours + i) % T] = fsum(tile[(4 * fours + i) / T][(4 * fours + i) % T]);
   });
+}
+
+// out[r][t] = row w[r] . x[t]. Unsigned codes are multiplied; what the offset added is taken off with the groups'
+// sums: s_w s_x (codeFactor sum(u x) - weightOffset sum(x)). `fetch.step()` is called once per cache line of codes.
+template <Format FORMAT, size_t R, size_t T, typename Fetch>
+inline void dotTile(const uint8_t* const* w, const Q8A* x, size_t cols, float (&out)[R][T], Fetch& fetch) {
+  const size_t groups = groupCount(cols), padded = alignUp(cols, kColumnMultiple);
+  const size_t whole = padded / kGroup;
+  constexpr size_t bytes = groupBytes(FORMAT);
+  const size_t scales = scaleOffset(FORMAT, cols);
+  F totals[R][T], offsets[R][T];
+  each<R>([&](auto r) HYBRID_INFER_INLINE {
+    each<T>([&](auto t) HYBRID_INFER_INLINE { totals[r][t] = offsets[r][t] = fzero(); });
+  });
+
+  for (size_t g0 = 0; g0 < groups; g0 += W) {
+    alignas(64) float factors[R][T][W];  // codeFactor s_w s_x of each group
+    each<T>([&](auto t) HYBRID_INFER_INLINE {
+      const F xScales = scalesAt(x[t].scales, g0, groups), xSums = sumsAt(x[t].sums, g0, groups);
+      each<R>([&](auto r) HYBRID_INFER_INLINE {
+        const F factor = fmul(rowScalesAt(reinterpret_cast<const uint16_t*>(w[r] + scales), g0, groups), xScales);
+        fstore(factors[r][t], codeFactor(FORMAT) == 1 ? factor : fadd(factor, factor));
+        offsets[r][t] = fmadd(factor, xSums, offsets[r][t]);
+      });
+    });
+    auto addTo = [&](size_t g) {
+      return [&, g](auto r, auto t, I sum) HYBRID_INFER_INLINE {
+        totals[r][t] = fmadd(ifloat(sum), fset(factors[r][t][g - g0]), totals[r][t]);
+      };
+    };
+    const size_t end = g0 + W < whole ? g0 + W : whole;
+    for (size_t g = g0; g < end; g++) {
+      dotGroup<FORMAT, R, T>(w, g * bytes, x, g * kGroup, addTo(g));
+      for (size_t line = 0; line + kLine <= bytes; line += kLine) fetch.step();
+    }
+    if (whole < groups && whole >= g0 && whole - g0 < W) {
+      const auto add = addTo(whole);
+      each<R>([&](auto r) HYBRID_INFER_INLINE {
+        each<T>([&](auto t) HYBRID_INFER_INLINE {
+          add(r, t, dotShortGroup<FORMAT>(w[r] + whole * bytes, x[t].codes + whole * kGroup, padded - whole * kGroup));
+        });
+      });
+    }
+  }
+  fetch.finish();
+  const F offset = fset(static_cast<float>(-weightOffset(FORMAT)));
+  each<R>([&](auto r) HYBRID_INFER_INLINE {
+    each<T>([&](auto t) HYBRID_INFER_INLINE { totals[r][t] = fmadd(offsets[r][t], offset, totals[r][t]); });
+  });
+  sumTile<R, T>(totals, out);
 }
 
 // ---- R f32 rows times T activation vectors -----------------------------------------------------------------
@@ -163,21 +159,15 @@ inline void dotTileF32(const uint8_t* const* w, const uint8_t* const* x, size_t 
   sumTile<R, T>(sums, out);
 }
 
-// out[t][r] = row w[r] of any format . the activation vector at x[t]
+// out[r][t] = row w[r] of any format . the activation vector at x[t]
 template <Format FORMAT, size_t R, size_t T, typename Fetch>
-inline void dotAny(const uint8_t* const* w, const uint8_t* const* x, size_t cols, float (&out)[T][4], Fetch& fetch) {
+inline void dotAny(const uint8_t* const* w, const uint8_t* const* x, size_t cols, float (&out)[R][T], Fetch& fetch) {
   if constexpr (FORMAT == Format::f32) {
-    float results[R][T];
-    dotTileF32<R, T>(w, x, cols, results, fetch);
-    each<R>([&](auto r) HYBRID_INFER_INLINE {
-      each<T>([&](auto t) HYBRID_INFER_INLINE { out[t][r] = results[r][t]; });
-    });
+    dotTileF32<R, T>(w, x, cols, out, fetch);
   } else {
     Q8A vectors[T];
-    F4 results[T];
     each<T>([&](auto t) HYBRID_INFER_INLINE { vectors[t] = q8aAt(x[t], cols); });
-    dotTile<FORMAT, R, T>(w, vectors, cols, results, fetch);
-    each<T>([&](auto t) HYBRID_INFER_INLINE { f4store(out[t], results[t]); });
+    dotTile<FORMAT, R, T>(w, vectors, cols, out, fetch);
   }
 }
 

@@ -17,7 +17,8 @@ constexpr size_t W = 8;
 using F = __m256;
 using I = __m256i;
 
-constexpr size_t kTileTokens = 4;  // 8 sums, 2 weights, 1 activation, temporaries of 16 registers
+// A tile of four rows needs all 16 registers for one token: 4 totals, 1 sum, 4 activations, 4 codes, temporaries.
+constexpr size_t kTokensTogether = 1;
 
 alignas(32) const int32_t kLaneMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 inline I firstLanes(size_t n) { return _mm256_loadu_si256(reinterpret_cast<const I*>(kLaneMasks + 8 - n)); }
@@ -123,20 +124,6 @@ inline void narrowI8(int8_t* p, I v) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
 }
 
-// Four floats: one of each of four rows.
-using F4 = __m128;
-inline F4 f4zero() { return _mm_setzero_ps(); }
-inline F4 f4set(float v) { return _mm_set1_ps(v); }
-inline F4 f4load(const float* p) { return _mm_loadu_ps(p); }
-inline void f4store(float* p, F4 v) { _mm_storeu_ps(p, v); }
-inline F4 f4add(F4 a, F4 b) { return _mm_add_ps(a, b); }
-inline F4 f4sub(F4 a, F4 b) { return _mm_sub_ps(a, b); }
-inline F4 f4fmadd(F4 a, F4 b, F4 c) { return _mm_fmadd_ps(a, b, c); }
-HYBRID_INFER_INLINE inline F4 isum4(I a, I b, I c, I d) {
-  const I abcd = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-  return _mm_cvtepi32_ps(_mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1)));
-}
-
 HYBRID_INFER_INLINE inline void interleaveBytes(I* v) {
   const I ab0 = _mm256_unpacklo_epi8(v[0], v[1]), ab1 = _mm256_unpackhi_epi8(v[0], v[1]);
   const I cd0 = _mm256_unpacklo_epi8(v[2], v[3]), cd1 = _mm256_unpackhi_epi8(v[2], v[3]);
@@ -164,25 +151,6 @@ HYBRID_INFER_INLINE inline void interleave4(F& v0, F& v1, F& v2, F& v3) {
   F u[4] = {u0, u1, u2, u3};
   orderColumns(u);
   v0 = u[0], v1 = u[1], v2 = u[2], v3 = u[3];
-}
-
-HYBRID_INFER_INLINE inline void transpose(I* m) {
-  I t[8];
-  for (int i = 0; i < 8; i += 2) {
-    t[i] = _mm256_unpacklo_epi32(m[i], m[i + 1]);
-    t[i + 1] = _mm256_unpackhi_epi32(m[i], m[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    m[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
-    m[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
-    m[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
-    m[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int c = 0; c < 4; c++) {
-    t[c] = _mm256_permute2x128_si256(m[c], m[4 + c], 0x20);
-    t[4 + c] = _mm256_permute2x128_si256(m[c], m[4 + c], 0x31);
-  }
-  for (int i = 0; i < 8; i++) m[i] = t[i];
 }
 
 }  // namespace

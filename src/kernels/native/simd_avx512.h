@@ -16,8 +16,8 @@ constexpr size_t W = 16;
 using F = __m512;
 using I = __m512i;
 
-// Tile of dotBatch: tokens x 2 vectors of rows held in registers. 24 sums, 2 weights, 1 activation of 32.
-constexpr size_t kTileTokens = 12;
+// Tokens of a tile of four rows: 16 totals, 4 sums, 8 activations, 2 codes of 32 registers.
+constexpr size_t kTokensTogether = 4;
 
 inline __mmask16 firstLanes(size_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 
@@ -134,24 +134,6 @@ inline void narrowI16(int16_t* p, I v0, I v1) {
 // W int32 in -128..127 -> W bytes.
 inline void narrowI8(int8_t* p, I v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v)); }
 
-// Four floats: one of each of four rows.
-using F4 = __m128;
-inline F4 f4zero() { return _mm_setzero_ps(); }
-inline F4 f4set(float v) { return _mm_set1_ps(v); }
-inline F4 f4load(const float* p) { return _mm_loadu_ps(p); }
-inline void f4store(float* p, F4 v) { _mm_storeu_ps(p, v); }
-inline F4 f4add(F4 a, F4 b) { return _mm_add_ps(a, b); }
-inline F4 f4sub(F4 a, F4 b) { return _mm_sub_ps(a, b); }
-inline F4 f4fmadd(F4 a, F4 b, F4 c) { return _mm_fmadd_ps(a, b, c); }
-// The sums of four vectors, in integers, as floats.
-HYBRID_INFER_INLINE inline F4 isum4(I a, I b, I c, I d) {
-  const I ab = iadd(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-  const I cd = iadd(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-  const I abcd = iadd(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(abcd), _mm512_extracti64x4_epi64(abcd, 1));
-  return _mm_cvtepi32_ps(_mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
-}
-
 // v[0..3], one row each -> lane j of v[k] = column 16 (j / 4) + 4 k + j % 4 of the four rows.
 HYBRID_INFER_INLINE inline void interleaveBytes(I* v) {
   const I ab0 = _mm512_unpacklo_epi8(v[0], v[1]), ab1 = _mm512_unpackhi_epi8(v[0], v[1]);
@@ -184,32 +166,6 @@ HYBRID_INFER_INLINE inline void interleave4(F& v0, F& v1, F& v2, F& v3) {
   F u[4] = {u0, u1, u2, u3};
   orderColumns(u);
   v0 = u[0], v1 = u[1], v2 = u[2], v3 = u[3];
-}
-
-// W x W transpose of int32.
-HYBRID_INFER_INLINE inline void transpose(I* m) {
-  I t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(m[i], m[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(m[i], m[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    m[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    m[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    m[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    m[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  // m[4 q + c], 128-bit lane l: column 4 l + c of rows 4 q .. 4 q + 3.
-  for (int c = 0; c < 4; c++) {
-    const I ab = _mm512_shuffle_i32x4(m[c], m[4 + c], 0x88), abOdd = _mm512_shuffle_i32x4(m[c], m[4 + c], 0xDD);
-    const I cd = _mm512_shuffle_i32x4(m[8 + c], m[12 + c], 0x88);
-    const I cdOdd = _mm512_shuffle_i32x4(m[8 + c], m[12 + c], 0xDD);
-    t[c] = _mm512_shuffle_i32x4(ab, cd, 0x88);
-    t[8 + c] = _mm512_shuffle_i32x4(ab, cd, 0xDD);
-    t[4 + c] = _mm512_shuffle_i32x4(abOdd, cdOdd, 0x88);
-    t[12 + c] = _mm512_shuffle_i32x4(abOdd, cdOdd, 0xDD);
-  }
-  for (int i = 0; i < 16; i++) m[i] = t[i];
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ constexpr size_t W = 4;
 using F = float32x4_t;
 using I = int32x4_t;
 
-constexpr size_t kTileTokens = 8;  // 16 sums, 2 weights, 1 activation of 32 registers
+constexpr size_t kTokensTogether = 2;  // 8 totals, 2 sums, 16 activations, codes of 32 registers
 
 inline F fload(const float* p) { return vld1q_f32(p); }
 inline F floadn(const float* p, size_t n) {
@@ -116,18 +116,6 @@ inline I widenI8Words(const int8_t* p) { return vreinterpretq_s32_s16(vmovl_s8(v
 inline void narrowI16(int16_t* p, I v0, I v1) { vst1q_s16(p, vcombine_s16(vmovn_s32(v0), vmovn_s32(v1))); }
 inline void narrowI8(int8_t* p, I v) { for (size_t i = 0; i < W; i++) p[i] = (int8_t)v[i]; }
 
-using F4 = F;
-inline F4 f4zero() { return fzero(); }
-inline F4 f4set(float v) { return fset(v); }
-inline F4 f4load(const float* p) { return fload(p); }
-inline void f4store(float* p, F4 v) { fstore(p, v); }
-inline F4 f4add(F4 a, F4 b) { return fadd(a, b); }
-inline F4 f4sub(F4 a, F4 b) { return fsub(a, b); }
-inline F4 f4fmadd(F4 a, F4 b, F4 c) { return fmadd(a, b, c); }
-HYBRID_INFER_INLINE inline F4 isum4(I a, I b, I c, I d) {
-  return ifloat(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)));
-}
-
 inline void transposeF(F& a, F& b, F& c, F& d) {
   const float32x4x2_t ab = vtrnq_f32(a, b), cd = vtrnq_f32(c, d);
   a = vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0]));
@@ -136,11 +124,6 @@ inline void transposeF(F& a, F& b, F& c, F& d) {
   d = vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
 }
 HYBRID_INFER_INLINE inline void interleave4(F& v0, F& v1, F& v2, F& v3) { transposeF(v0, v1, v2, v3); }
-HYBRID_INFER_INLINE inline void transpose(I* m) {
-  F a = fbits(m[0]), b = fbits(m[1]), c = fbits(m[2]), d = fbits(m[3]);
-  transposeF(a, b, c, d);
-  m[0] = ibits(a), m[1] = ibits(b), m[2] = ibits(c), m[3] = ibits(d);
-}
 
 }  // namespace
 }  // namespace hybrid_infer

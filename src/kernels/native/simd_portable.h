@@ -17,7 +17,7 @@ typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 typedef uint32_t U __attribute__((vector_size(16)));
 
-constexpr size_t kTileTokens = 4;
+constexpr size_t kTokensTogether = 1;
 
 inline F fload(const float* p) { F v; std::memcpy(&v, p, sizeof v); return v; }
 inline F floadn(const float* p, size_t n) { F v = {}; std::memcpy(&v, p, n * sizeof(float)); return v; }
@@ -121,29 +121,12 @@ inline void narrowI16(int16_t* p, I v0, I v1) {
 }
 inline void narrowI8(int8_t* p, I v) { for (size_t i = 0; i < W; i++) p[i] = (int8_t)v[i]; }
 
-using F4 = F;
-inline F4 f4zero() { return fzero(); }
-inline F4 f4set(float v) { return fset(v); }
-inline F4 f4load(const float* p) { return fload(p); }
-inline void f4store(float* p, F4 v) { fstore(p, v); }
-inline F4 f4add(F4 a, F4 b) { return fadd(a, b); }
-inline F4 f4sub(F4 a, F4 b) { return fsub(a, b); }
-inline F4 f4fmadd(F4 a, F4 b, F4 c) { return fmadd(a, b, c); }
-HYBRID_INFER_INLINE inline F4 isum4(I a, I b, I c, I d) {
-  const I sums = I{a[0], b[0], c[0], d[0]} + I{a[1], b[1], c[1], d[1]} + I{a[2], b[2], c[2], d[2]} + I{a[3], b[3], c[3], d[3]};
-  return ifloat(sums);
-}
-
 HYBRID_INFER_INLINE inline void interleave4(F& v0, F& v1, F& v2, F& v3) {
   const F a = v0, b = v1, c = v2, d = v3;
   v0 = F{a[0], b[0], c[0], d[0]};
   v1 = F{a[1], b[1], c[1], d[1]};
   v2 = F{a[2], b[2], c[2], d[2]};
   v3 = F{a[3], b[3], c[3], d[3]};
-}
-HYBRID_INFER_INLINE inline void transpose(I* m) {
-  const I a = m[0], b = m[1], c = m[2], d = m[3];
-  for (size_t i = 0; i < W; i++) m[i] = I{a[i], b[i], c[i], d[i]};
 }
 
 }  // namespace
