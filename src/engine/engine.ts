@@ -112,15 +112,21 @@ export class Engine {
     options.signal?.throwIfAborted();
     const total = items.reduce((sum, item) => sum + item.section.bytes, 0);
     let done = 0;
-    await this.lanes.run(
-      { type: 'load', fd: this.pack.fd, path: this.pack.path, items },
-      {
-        onProgress: (bytes) => {
-          done += bytes;
-          options.onProgress?.({ stage: 'load', done, total, unit: 'bytes' });
+    const stop = (): void => this.lanes.interrupt();
+    options.signal?.addEventListener('abort', stop, { once: true });
+    try {
+      await this.lanes.run(
+        { type: 'load', fd: this.pack.fd, path: this.pack.path, items },
+        {
+          onProgress: (bytes) => {
+            done += bytes;
+            options.onProgress?.({ stage: 'load', done, total, unit: 'bytes' });
+          },
         },
-      },
-    );
+      );
+    } finally {
+      options.signal?.removeEventListener('abort', stop);
+    }
     options.signal?.throwIfAborted();
   }
 
