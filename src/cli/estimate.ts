@@ -92,11 +92,10 @@ async function estimate(context: CliContext, path: string, flags: EstimateFlags)
 
 /** Of a pack its own header; of a model the one its pack would have. */
 async function headerOf(path: string, quant: WeightFormat | undefined): Promise<PackHeader> {
-  const [{ looksLikePack, openPack }, { openModel }, { planPack }, { formatsFor }] = await Promise.all([
+  const [{ looksLikePack, openPack }, { openModel }, { planPackOf }] = await Promise.all([
     import('../pack/reader.js'),
     import('../model/open-model.js'),
-    import('../pack/format.js'),
-    import('../pack/layout.js'),
+    import('../pack/convert.js'),
   ]);
   if (looksLikePack(path)) {
     const pack = openPack(path);
@@ -105,16 +104,7 @@ async function headerOf(path: string, quant: WeightFormat | undefined): Promise<
   }
   const source = await openModel(path);
   await source.close();
-  const { name, config, tokenizer } = source;
-  const facts = {
-    toolVersion: '',
-    name,
-    config,
-    quant: quant ?? 'q8',
-    fingerprint: '0'.repeat(64),
-    tokenizer,
-  };
-  return planPack(facts, formatsFor(facts.quant)).header;
+  return planPackOf(source, '0'.repeat(64), quant ?? null, 'q8').header;
 }
 
 async function measureHardware(context: CliContext, flags: EstimateFlags): Promise<PlacementHardware> {

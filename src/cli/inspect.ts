@@ -85,8 +85,21 @@ function toText(d: Description): string {
         bits.toFixed(2),
       ]),
     ),
+    '',
+    ...conversionLines(d),
     ...d.warnings.map((warning) => `warning: ${warning}`),
   ].join('\n');
+}
+
+/** `Q4_K -> q4: gate 4, up 4`: what became (or becomes) of what, one line for each pair of types. */
+function conversionLines({ converted, kind }: Description): string[] {
+  const lines = new Map<string, string[]>();
+  for (const { role, from, to, tensors } of converted) {
+    const pair = `${from} -> ${to}`;
+    lines.set(pair, [...(lines.get(pair) ?? []), `${role} ${tensors}`]);
+  }
+  const verb = kind === 'pack' ? 'converted' : 'converts';
+  return [...lines].map(([pair, roles]) => `${verb} ${pair}: ${roles.join(', ')}`);
 }
 
 /** 4521984 -> `4.52 M` */

@@ -1,8 +1,6 @@
 /** Opening a GGUF file as a model. */
-import { basename } from 'node:path';
-import { openRegularFile, type RegularFile } from '../io/regular-file.js';
 import { GgufMetadata, readGgufConfig } from './gguf-config.js';
-import { readGgufHeader } from './gguf-file.js';
+import { openGgufFiles } from './gguf-split.js';
 import { rebuildTokenizer } from './gguf-tokenizer.js';
 import { describeExtra, OpenModel } from './source.js';
 import type { StoredTensor } from './safetensors.js';
@@ -15,11 +13,10 @@ const ROPE_FACTORS = 'rope_freqs.weight';
 
 /** @throws HybridError (FILE_NOT_FOUND, FILE_INVALID, MODEL_INVALID, MODEL_UNSUPPORTED, TOKENIZER_INVALID) */
 export async function openGguf(path: string): Promise<WeightSource> {
-  const file = openRegularFile(path);
+  const { name, files, metadata, tensors: stored } = openGgufFiles(path);
   try {
-    const header = readGgufHeader(file);
-    const meta = new GgufMetadata(header.metadata, path);
-    const tensors = new Map(header.tensors.map((t) => [t.name, t]));
+    const meta = new GgufMetadata(metadata, path);
+    const tensors = new Map(stored.map((t) => [t.name, t]));
     const { config, warnings } = readGgufConfig(meta, {
       hasTensor: (name) => tensors.has(name),
       ropeFactors: await readRopeFactors(tensors.get(ROPE_FACTORS), meta),
@@ -34,18 +31,18 @@ export async function openGguf(path: string): Promise<WeightSource> {
       ),
     );
     return new OpenModel({
-      name: basename(path).replace(/\.gguf$/i, ''),
+      name,
       path,
       kind: 'gguf',
       config,
       tokenizer,
       bound,
-      files: [file] satisfies RegularFile[],
+      files,
       warnings,
       claimedFingerprint: claimed(meta),
     });
   } catch (error) {
-    file.close();
+    for (const file of files) file.close();
     throw error;
   }
 }

@@ -2,7 +2,8 @@
 import { read as readCallback } from 'node:fs';
 import { promisify } from 'node:util';
 import { ModelError, UsageError } from '../errors.js';
-import { STORED_TYPES, type StoredType } from './decode.js';
+import { STORED_TYPES } from './decode.js';
+import type { StoredType } from './decode-blocks.js';
 import type { StoredTensor } from './safetensors.js';
 import type { ModelConfig, TensorName } from './types.js';
 
@@ -35,7 +36,7 @@ export function bindTensors(
 ): Map<TensorName, BoundTensor> {
   const bound = new Map<TensorName, BoundTensor>();
   const problems: string[] = [];
-  const unsupported: string[] = [];
+  const unsupported = new Map<string, string[]>();
   for (const [name, shape] of expected) {
     const stored = find(name);
     if (stored === undefined) {
@@ -50,7 +51,7 @@ export function bindTensors(
     const type = Object.hasOwn(STORED_TYPES, stored.dtype) ? STORED_TYPES[stored.dtype] : undefined;
     // Vectors are never stored in blocks; reading an interleaved one value by value relies on it.
     if (type === undefined || (shape.length === 1 && type.blockElements > 1)) {
-      unsupported.push(`tensor ${stored.name} has type ${stored.dtype}`);
+      unsupported.set(stored.dtype, [...(unsupported.get(stored.dtype) ?? []), stored.name]);
       continue;
     }
     const [rows, cols] = shape.length === 1 ? [1, shape[0]] : shape;
@@ -61,8 +62,12 @@ export function bindTensors(
       hint: 'Re-export the model, or fetch its missing files.',
     });
   }
-  if (unsupported.length > 0) {
-    throw new ModelError('MODEL_UNSUPPORTED', `${where}: ${unsupported.join('; ')}`, {
+  if (unsupported.size > 0) {
+    const found = [...unsupported].map(
+      ([dtype, [first, ...more]]) =>
+        `${dtype} (${first}${more.length > 0 ? ` and ${more.length} more tensors` : ''})`,
+    );
+    throw new ModelError('MODEL_UNSUPPORTED', `${where}: weights of type ${found.join(', ')}`, {
       hint: `Supported types: ${Object.keys(STORED_TYPES).join(', ')}.`,
     });
   }

@@ -12,14 +12,17 @@ import type { WeightFormat } from '../kernels/layout.js';
 import type { LayerTensor, TensorName, WeightSource } from '../model/types.js';
 import { ConvertPool } from './convert-pool.js';
 import { planPack } from './format.js';
-import { formatsFor } from './layout.js';
+import { chooseFormats, describeConversion } from './formats.js';
 import { inputStride } from './quantize.js';
 import { RowWriter, type ReadRows } from './row-writer.js';
 import { TOOL_VERSION } from './tool-version.js';
 import type { PackHeader, PackSection } from './types.js';
 
 export interface ConvertOptions {
-  quant: WeightFormat;
+  /** null: what the types of a quantised file ask for (formats.ts), `unquantised` for other models. */
+  quant: WeightFormat | null;
+  /** @default 'q4' */
+  unquantised?: WeightFormat;
   /** Workers. @default one per core, at most 8 */
   threads?: number;
   /** All backends write the same bytes; they differ in speed. @default 'auto' */
@@ -56,7 +59,7 @@ export async function writePack(
   outPath: string,
   options: ConvertOptions,
 ): Promise<PackHeader> {
-  const { quant, signal, onProgress } = options;
+  const { signal, onProgress } = options;
   const file = createAtomic(outPath);
   try {
     const fingerprint =
@@ -66,11 +69,7 @@ export async function writePack(
         signal?.throwIfAborted();
         onProgress?.({ stage: 'fingerprint', done, total, unit: 'bytes' });
       }));
-    const { name, config, tokenizer } = source;
-    const { header, prefix } = planPack(
-      { toolVersion: TOOL_VERSION, name, config, quant, fingerprint, tokenizer },
-      formatsFor(quant),
-    );
+    const { header, prefix } = planPackOf(source, fingerprint, options.quant, options.unquantised);
     file.truncate(header.fileBytes);
     await writeSections(source, header, file, prefix.length, options);
     file.write(prefix, 0);
@@ -82,6 +81,22 @@ export async function writePack(
   } finally {
     file.discard();
   }
+}
+
+/** The header that a model's pack has. @param unquantised see ConvertOptions. @default 'q4' */
+export function planPackOf(
+  source: WeightSource,
+  fingerprint: string,
+  asked: WeightFormat | null,
+  unquantised: WeightFormat = 'q4',
+): { header: PackHeader; prefix: Uint8Array } {
+  const { name, config, tokenizer } = source;
+  const { quant, formats } = chooseFormats(source, asked, unquantised);
+  const converted = describeConversion(source, formats);
+  return planPack(
+    { toolVersion: TOOL_VERSION, name, config, quant, converted, fingerprint, tokenizer },
+    formats,
+  );
 }
 
 async function writeSections(

@@ -1,6 +1,7 @@
 /** What a model or pack is made of, as data: shapes, formats, bytes per part, and what sparsity can do. */
 import type { WeightFormat } from '../kernels/layout.js';
 import type { ModelConfig, TensorName, WeightSource } from '../model/types.js';
+import { chooseFormats, describeConversion, type Converted } from './formats.js';
 import type { Pack, PackSection } from './types.js';
 
 export type PartName = 'embedding' | 'attention' | 'gate' | 'upDown' | 'norms' | 'lmHead';
@@ -31,8 +32,10 @@ export interface Description {
   name: string;
   path: string;
   config: ModelConfig;
-  /** null: full precision source */
+  /** null: a model that is no pack */
   quant: WeightFormat | null;
+  /** What the model's types became in this pack; of a model, what they become unless `--quant` says otherwise. */
+  converted: Converted[];
   /** null where it was not computed: a source's costs one pass over its bytes */
   fingerprint: string | null;
   parameters: number;
@@ -69,6 +72,7 @@ export function describePack(pack: Pack): Description {
     path: pack.path,
     config: header.config,
     quant: header.quant,
+    converted: header.converted,
     fingerprint: header.fingerprint,
     bytes: header.fileBytes,
     embeddingRowBytes: header.embed.stride,
@@ -99,6 +103,7 @@ export function describeSource(source: WeightSource): Description {
     path: source.path,
     config,
     quant: null,
+    converted: describeConversion(source, chooseFormats(source, null, 'q8').formats),
     fingerprint: null,
     bytes: tally.bytes(),
     embeddingRowBytes: perRow('embed', config.vocabSize),

@@ -71,11 +71,19 @@ const layer = z.strictObject({
   ffn: section,
 });
 
+const converted = z.strictObject({
+  role: z.string().max(100),
+  from: z.string().max(100),
+  to: z.enum(WEIGHT_FORMATS),
+  tensors: count(limits.MAX_TENSORS),
+});
+
 export const headerSchema = z.strictObject({
   toolVersion: z.string().max(100),
   name: z.string().min(1).max(1000),
   config: configSchema,
   quant: z.enum(WEIGHT_FORMATS),
+  converted: z.array(converted).max(1000),
   fingerprint: z.string().regex(/^[0-9a-f]{64}$/, { error: 'expected 64 hexadecimal digits' }),
   tokenizer: z.strictObject({
     tokenizerJson: z.string(),

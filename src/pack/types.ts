@@ -12,6 +12,7 @@
  * the gate passed is one contiguous read.
  */
 import type { WeightFormat } from '../kernels/layout.js';
+import type { Converted } from './formats.js';
 import type { ModelConfig, TokenizerFiles } from '../model/types.js';
 
 export interface PackSection {
@@ -44,7 +45,10 @@ export interface PackHeader {
   toolVersion: string;
   name: string;
   config: ModelConfig;
+  /** The format of most FFN weights; every section names its own. */
   quant: WeightFormat;
+  /** What the model's types became, by role. */
+  converted: Converted[];
   /** Fingerprint of the source model (WeightSource.fingerprint): same for every quantisation of it. */
   fingerprint: string;
   tokenizer: TokenizerFiles;

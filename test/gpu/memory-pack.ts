@@ -120,6 +120,7 @@ export function memoryPack(
       eosIds: [],
     },
     quant,
+    converted: [],
     fingerprint: 'memory',
     tokenizer: {
       tokenizerJson: '{}',
