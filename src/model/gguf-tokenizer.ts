@@ -1,6 +1,6 @@
 /** tokenizer.ggml.* metadata -> the files of a Hugging Face tokenizer, which the tokenizer library reads. */
 import { HybridError } from '../errors.js';
-import type { GgufMetadata } from './gguf-config.js';
+import type { GgufMetadata } from './gguf-metadata.js';
 import type { TokenizerFiles } from './types.js';
 import { byteLevel, PRE_TOKENIZERS, preTokenizerJson } from './pre-tokenizers.js';
 import { bpe, PieceType, sentencepieceJson } from './sentencepiece.js';

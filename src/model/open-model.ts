@@ -5,15 +5,15 @@ import { HybridError, ModelError } from '../errors.js';
 import type { Fail } from '../io/bounded-reader.js';
 import { exists } from '../io/regular-file.js';
 import { isObject, parseStrictJson } from '../io/strict-json.js';
+import { bindTensors } from './bind.js';
 import { readConfig } from './config.js';
 import { openGguf } from './gguf.js';
 import { readJsonText, readTokenizerFiles } from './folder-tokenizer.js';
 import { MAX_CONFIG_BYTES } from './limits.js';
 import { openSafetensors } from './safetensors.js';
 import { describeExtra, OpenModel } from './source.js';
-import { expectedTensors, huggingFaceName } from './tensor-names.js';
+import { expectedTensors } from './tensor-names.js';
 import type { ModelConfig, TokenizerFiles, WeightSource } from './types.js';
-import { bindTensors } from './weights.js';
 
 const invalid: Fail = (message) => new ModelError('MODEL_INVALID', message);
 
@@ -42,19 +42,15 @@ function openFolder(folder: string): WeightSource {
   const configPath = inFolder('config.json');
   if (!exists(configPath)) throw notAModelFolder(folder);
   const text = readJsonText(configPath, MAX_CONFIG_BYTES, folder);
-  const { config, warnings } = readConfig(parseStrictJson(text, configPath, invalid), configPath);
+  const { config, naming, warnings } = readConfig(parseStrictJson(text, configPath, invalid), configPath);
   const tokenizer = readTokenizerFiles(folder);
   addStopTokens(config, tokenizer, folder);
 
   const sharded = chooseWeights(folder);
   const weights = openSafetensors(folder, inFolder, sharded);
   try {
-    const bound = bindTensors(
-      expectedTensors(config),
-      (name) => weights.tensors.get(huggingFaceName(name)),
-      huggingFaceName,
-      folder,
-    );
+    const expected = expectedTensors(config);
+    const bound = bindTensors(config, expected, naming, (name) => weights.tensors.get(name), folder);
     warnings.push(...weights.warnings, ...describeExtra([...weights.tensors.keys()], bound));
     return new OpenModel({
       name: nameOf(folder),
@@ -63,6 +59,7 @@ function openFolder(folder: string): WeightSource {
       config,
       tokenizer,
       bound,
+      shapes: new Map(expected),
       files: weights.files,
       warnings,
       claimedFingerprint: null,

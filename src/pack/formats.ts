@@ -2,7 +2,9 @@
 import { createHash } from 'node:crypto';
 import { WEIGHT_FORMATS, type WeightFormat } from '../kernels/layout.js';
 import { STORED_TYPES, bitsPerValue } from '../model/decode.js';
+import { TERNARY } from '../model/bind.js';
 import type { LayerTensor, TensorName, WeightSource } from '../model/types.js';
+import { GLOBAL_SECTIONS, LAYER_SECTIONS } from './layout.js';
 
 export interface LayerFormats {
   qkv: WeightFormat;
@@ -39,12 +41,9 @@ export function formatsFor(quant: WeightFormat, layers: number): PackFormats {
 }
 
 /** The sections of a layer whose format is a choice, and the tensors that share each. */
-const SECTION_ROLES: Readonly<Record<keyof LayerFormats, readonly LayerTensor[]>> = {
-  qkv: ['q', 'k', 'v'],
-  o: ['o'],
-  gate: ['gate'],
-  ffn: ['up', 'down'],
-};
+const SECTION_ROLES = Object.fromEntries(
+  LAYER_SECTIONS.filter(({ format }) => format !== 'f32').map(({ format, roles }) => [format, roles]),
+) as Readonly<Record<keyof LayerFormats, readonly LayerTensor[]>>;
 
 /**
  * Weights that need more bits than this are not squeezed into four: q4's own error would be the larger one.
@@ -95,17 +94,21 @@ export function formatsKey(formats: PackFormats): string {
   return same ?? `mixed-${createHash('sha256').update(text).digest('hex').slice(0, 8)}`;
 }
 
-/** Some weights share scales in blocks. */
+/** Some weights share scales in blocks, or have few values. */
 const isQuantised = (source: WeightSource): boolean =>
-  [...source.tensors.values()].some(({ dtype }) => storedType(dtype)?.blockElements !== 1);
+  [...source.tensors.values()].some(({ dtype }) => typesOf(dtype).some(({ quantised }) => quantised));
 
-const storedBits = (source: WeightSource, name: TensorName): number => {
-  const tensor = source.tensors.get(name);
-  const type = tensor && storedType(tensor.dtype);
-  return type ? bitsPerValue(type) : 0;
-};
+/** Bits of a tensor's widest type; 0: the model has no such tensor. */
+const storedBits = (source: WeightSource, name: TensorName): number =>
+  Math.max(0, ...typesOf(source.tensors.get(name)?.dtype ?? '').map(({ bits }) => bits));
 
-const storedType = (dtype: string) => (Object.hasOwn(STORED_TYPES, dtype) ? STORED_TYPES[dtype] : undefined);
+/** A tensor of several parts (experts) may have several types, joined by +. */
+const typesOf = (dtype: string): { bits: number; quantised: boolean }[] =>
+  dtype.split('+').flatMap((part) => {
+    if (part === TERNARY) return [{ bits: 2, quantised: true }];
+    const type = Object.hasOwn(STORED_TYPES, part) ? STORED_TYPES[part] : undefined;
+    return type ? [{ bits: bitsPerValue(type), quantised: type.blockElements > 1 }] : [];
+  });
 
 /** What becomes of the tensors of a model: one line per role, type and format, most bytes first. */
 export function describeConversion(source: WeightSource, formats: PackFormats): Converted[] {
@@ -127,10 +130,11 @@ export function describeConversion(source: WeightSource, formats: PackFormats): 
 
 /** null: norms and biases, which stay f32. */
 function formatOfTensor(name: TensorName, formats: PackFormats): WeightFormat | null {
-  if (name === 'embed' || name === 'lmHead') return formats[name];
-  const [, layer, role] = name.split('.');
-  const section = (Object.keys(SECTION_ROLES) as (keyof LayerFormats)[]).find((key) =>
-    SECTION_ROLES[key].includes(role as LayerTensor),
-  );
-  return section ? formats.layers[Number(layer)][section] : null;
+  const [prefix, layer, role] = name.split('.');
+  const contents = layer === undefined ? GLOBAL_SECTIONS : LAYER_SECTIONS;
+  const content = contents.find(({ roles }) => (roles as readonly string[]).includes(role ?? prefix));
+  if (content === undefined || content.kind === 'vector') return null;
+  const { format } = content;
+  if (format === 'f32') return format;
+  return format === 'embed' || format === 'lmHead' ? formats[format] : formats.layers[Number(layer)][format];
 }
