@@ -97,9 +97,15 @@ function pickArchitecture(value: unknown, name: string): Architecture {
 /** The config with its architecture's defaults, and its fields under the usual names. */
 function usualNames(value: unknown, { fields = {}, defaults = {} }: Architecture): unknown {
   if (!isObject(value)) return value;
-  const present = Object.entries(value).filter(([, v]) => v !== null);
-  const all = Object.entries({ ...defaults, ...Object.fromEntries(present) });
-  return Object.fromEntries(all.map(([key, v]) => [Object.hasOwn(fields, key) ? fields[key] : key, v]));
+  const all = new Map(Object.entries(value));
+  for (const [key, byDefault] of Object.entries(defaults)) {
+    if ((all.get(key) ?? null) === null) all.set(key, byDefault);
+  }
+  for (const [theirs, usual] of Object.entries(fields)) {
+    const found = all.get(theirs) ?? null;
+    if (found !== null) all.set(usual, found);
+  }
+  return Object.fromEntries(all);
 }
 
 /** Published weights that are quantised already: BitNet's packed ternary ones are read, others are not. */
