@@ -52,16 +52,21 @@ function toText(d: Description): string {
     ['attention', `${c.heads} heads, ${c.kvHeads} KV heads, head dimension ${c.headDim}`],
     [
       'context',
-      `${c.maxContext} positions, rope theta ${c.ropeTheta}${c.ropeScaling ? `, ${c.ropeScaling.type} scaling` : ''}`,
+      `${c.maxContext} positions` +
+        (c.ends.learnedPositions
+          ? ''
+          : `, rope theta ${c.ropeTheta}${c.ropeScaling ? `, ${c.ropeScaling.type} scaling` : ''}`),
     ],
     [
       'activation',
       s.activation.kind + (s.activation.kind === 'fatrelu' ? `, threshold ${s.activation.threshold}` : ''),
     ],
+    ...d.block.map((phrase): [string, string] => ['layers', phrase]),
     ['FFN modes', s.ffnModes.join(', ') + (s.reason ? ` (${s.reason})` : '')],
     [
       'neuron',
-      `gate row ${formatBytes(s.gateRowBytes)}, up row and down column ${formatBytes(s.recordBytes)}`,
+      `${c.block.ffn.gated ? 'gate' : 'fc1'} row ${formatBytes(s.gateRowBytes)}, ` +
+        `${c.block.ffn.gated ? 'up row and down column' : 'down column'} ${formatBytes(s.recordBytes)}`,
     ],
     ['read per token', `${formatBytes(d.bytesPerTokenDense)} in FFN mode dense`],
   ];
