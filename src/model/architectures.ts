@@ -101,6 +101,13 @@ const UNGATED_NAMES = namedLike(HUGGING_FACE, {
   },
 });
 
+const STABLELM_PARALLEL = namedLike(HUGGING_FACE, {
+  places: {
+    ffnNorm: layer('input_layernorm.weight'),
+    ffnNormBias: layer('input_layernorm.bias'),
+  },
+});
+
 // ---- Falcon ------------------------------------------------------------------------------------------------
 
 const falconNames = (norms: { attn: string; ffn: string }): Naming => {
@@ -419,6 +426,22 @@ export const ARCHITECTURES: readonly Architecture[] = [
         down: moe('experts.{e}.w2.weight'),
       },
     }),
+  },
+  {
+    name: 'StableLmForCausalLM',
+    fields: { layer_norm_eps: 'rms_norm_eps' },
+    defaults: { layer_norm_eps: 1e-5, partial_rotary_factor: 0.25 },
+    activations: GATED,
+    describe(raw, refuse) {
+      if (raw.qk_layernorm === true) refuse('qk_layernorm');
+      const parallel = raw.use_parallel_residual === true;
+      return {
+        qkvBias: raw.use_qkv_bias === true,
+        block: { norm: { kind: 'layer', bias: true }, parallel },
+        // Both branches read the same norm.
+        names: parallel ? STABLELM_PARALLEL : undefined,
+      };
+    },
   },
   {
     name: 'SmallThinkerForCausalLM',

@@ -23,7 +23,8 @@ function firstUnsupported({ block, ends, ropeScaling }: ModelConfig): string | n
   if (ends.learnedPositions) return 'learned positions';
   if (ends.embeddingSize !== null) return 'projected embeddings';
   if (!ends.finalNorm) return 'a head without a norm before it';
-  if (ropeScaling?.type === 'yarn' || ropeScaling?.type === 'dynamic') return `rope scaling ${ropeScaling.type}`;
+  if (ropeScaling?.type === 'yarn' || ropeScaling?.type === 'dynamic')
+    return `rope scaling ${ropeScaling.type}`;
   return null;
 }
 
@@ -35,9 +36,13 @@ function firstUnsupported({ block, ends, ropeScaling }: ModelConfig): string | n
 export function configForEngine(config: ModelConfig, name: string): ModelConfig {
   const what = firstUnsupported(config);
   if (what !== null) {
-    throw new ModelError('MODEL_UNSUPPORTED', `${name}: ${config.architecture}: running ${what} is not supported yet`, {
-      hint: 'convert, inspect and estimate take this model; see docs/models.md for those that run.',
-    });
+    throw new ModelError(
+      'MODEL_UNSUPPORTED',
+      `${name}: ${config.architecture}: running ${what} is not supported yet`,
+      {
+        hint: 'convert, inspect and estimate take this model; see docs/models.md for those that run.',
+      },
+    );
   }
   const window = smallestWindow(config);
   if (window === null) return config;

@@ -127,6 +127,14 @@ const ROWS: Case[] = [
     },
   ],
   [
+    'StableLmForCausalLM',
+    { use_qkv_bias: true, partial_rotary_factor: 0.5 },
+    {
+      block: { norm: { kind: 'layer', bias: true }, attention: { rotaryDims: 4 } },
+      config: { qkvBias: true, outputBias: false },
+    },
+  ],
+  [
     'SmallThinkerForCausalLM',
     {
       hidden_act: null,
@@ -420,6 +428,7 @@ describe('what a row does not support is refused in one line', () => {
       { quantization_config: { quant_method: 'bitnet', quantization_mode: 'online' } },
       /become ternary when the model runs/,
     ],
+    ['StableLmForCausalLM', { qk_layernorm: true }, /qk_layernorm is not supported/],
     [
       'LlamaForCausalLM',
       { rope_parameters: { full_attention: { rope_type: 'default' } } },
