@@ -4,6 +4,7 @@
  */
 import { HybridError, UsageError } from '../errors.js';
 import { adviseHugePages, selectKernels, type KernelChoice } from '../kernels/select.js';
+import { configForEngine } from '../model/engine-support.js';
 import type { Pack } from '../pack/types.js';
 import { AnswerBox } from './answer-box.js';
 import { createArena } from './arena.js';
@@ -80,7 +81,7 @@ export class Engine {
   }
 
   private static async load(pack: Pack, options: EngineOptions): Promise<Engine> {
-    const { header } = pack;
+    const header = { ...pack.header, config: configForEngine(pack.header.config, pack.path) };
     const { ffn, threads, ...sizes } = resolveOptions(header, options);
     const { layout, load, inline } = planLayout(header, {
       ...sizes,
