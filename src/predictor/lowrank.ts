@@ -3,10 +3,12 @@
  * linear hidden layer can know before any training.
  *
  * With input covariance L L^T, a gate's varying part is (W L) z for white z. Keeping the R directions V of z
- * in which the neurons' gates vary most gives A = W L V and B = V^T L^-1.
+ * in which the neurons' gates vary most gives A = W L V and B = V^T L^-1. V are the leading eigenvectors of
+ * the energy E = L^T W^T D^2 W L, D the importance of each neuron.
  */
-import { cholesky, orthonormalise, type Matrices } from './matrix.js';
-import type { Moments } from './moments.js';
+import { orthonormalise, solveTransposed, squareOf } from './cholesky.js';
+import { GramSum, type Matrices } from './matrix.js';
+import type { RoundingBasis } from './sketch.js';
 
 export interface Factors {
   rank: number;
@@ -14,31 +16,106 @@ export interface Factors {
   b: Float32Array; // [R, d]
 }
 
-/** Rounds of subspace iteration: the kept energy is within 0.1 % of the best from about 6 on. */
-const ITERATIONS = 8;
+/** Where the gates vary, in processing order. */
+export interface Energy {
+  d: number;
+  matrix: Float32Array; // [d, d]
+  /** L as a square, [d, d] */
+  lower: Float32Array;
+  /** All of it. */
+  trace: number;
+}
 
-/**
- * Factors of several ranks: each is the leading part of the largest.
- * @param weights W_gate, f32 [nFf, d]
- * @param importance [nFf] how much each neuron's error counts
- */
+/** Rows of W weighted at a time. */
+const CHUNK_ROWS = 1024;
+
+/** @param importance [nFf] how much each neuron's error counts */
+export async function gateEnergy(
+  weights: Float32Array,
+  importance: Float64Array,
+  { order, triangle }: RoundingBasis,
+  matrices: Matrices,
+): Promise<Energy> {
+  const d = order.length;
+  const sum = new GramSum(d, matrices);
+  for (let begin = 0; begin < importance.length; begin += CHUNK_ROWS) {
+    const chunk = weights.slice(begin * d, Math.min(importance.length, begin + CHUNK_ROWS) * d);
+    for (let at = 0, i = begin; at < chunk.length; i++) {
+      const weight = importance[i];
+      for (let c = 0; c < d; c++) chunk[at++] *= weight;
+    }
+    await sum.add(chunk);
+  }
+  const natural = sum.square();
+  const permuted = new Float32Array(d * d);
+  for (let i = 0; i < d; i++) {
+    for (let j = 0; j < d; j++) permuted[i * d + j] = natural[order[i] * d + order[j]];
+  }
+  const lower = squareOf(triangle);
+  const matrix = await matrices.transposedTimes(lower, await matrices.times(permuted, lower, d), d);
+  let trace = 0;
+  for (let i = 0; i < d; i++) {
+    trace += matrix[i * d + i];
+    for (let j = 0; j < i; j++) matrix[j * d + i] = matrix[i * d + j];
+  }
+  return { d, matrix, lower, trace };
+}
+
+export interface Directions {
+  rank: number;
+  /** Orthonormal columns, [d, rank] */
+  v: Float32Array;
+  /** Energy in each of them, descending but for what is not settled yet: a little below the eigenvalues. */
+  values: Float32Array;
+}
+
+/** The leading directions of the energy, by subspace iteration. */
+export async function leadingDirections(
+  { d, matrix }: Energy,
+  rank: number,
+  rounds: number,
+  matrices: Matrices,
+): Promise<Directions> {
+  const start = new Float32Array(d * rank);
+  // A start that is no eigenvector of anything, and the same on every run.
+  for (let i = 0; i < start.length; i++) start[i] = (Math.sin(1 + i * 12.9898) * 43758.5453) % 1;
+  let v = await orthonormalise(start, d, matrices);
+  for (let round = 0; ; round++) {
+    const next = await matrices.times(matrix, v, d);
+    if (round === rounds) {
+      const values = new Float64Array(rank);
+      for (let i = 0; i < v.length; i++) values[i % rank] += v[i] * next[i];
+      return { rank, v, values: Float32Array.from(values) };
+    }
+    v = await orthonormalise(next, d, matrices);
+  }
+}
+
+/** Rounds of subspace iteration: the kept energy is within 0.1 % of the best from about 6 on. */
+const ROUNDS = 8;
+
+/** Factors of several ranks: each is the leading part of the largest. */
 export async function whitenedFactors(
   weights: Float32Array,
   importance: Float64Array,
-  moments: Moments,
+  basis: RoundingBasis,
+  energy: Energy,
   ranks: readonly number[],
   matrices: Matrices,
 ): Promise<Factors[]> {
-  const { d, covariance } = moments;
-  const nFf = weights.length / d;
-  const l = cholesky(covariance, d);
-  const white = await matrices.times(weights, Float32Array.from(l), d); // W L
-  const weighted = white.map((v, i) => v * importance[Math.floor(i / d)]);
-  const energy = await matrices.transposedTimes(weighted, weighted, nFf);
+  const { order, triangle } = basis;
+  const d = order.length;
   const most = Math.max(...ranks);
-  const v = await topDirections(energy, d, most, matrices);
-  const a = await matrices.times(white, v, d);
-  const b = solveTransposed(l, v, d, most);
+  const { v } = await leadingDirections(energy, most, ROUNDS, matrices);
+  const directions = await matrices.times(energy.lower, v, d); // L V
+  const solved = await solveTransposed(triangle, v, matrices); // B^T
+  const unordered = new Float32Array(d * most);
+  const b = new Float32Array(most * d);
+  for (let j = 0; j < d; j++) {
+    unordered.set(directions.subarray(j * most, (j + 1) * most), order[j] * most);
+    for (let r = 0; r < most; r++) b[r * d + order[j]] = solved[j * most + r];
+  }
+  const a = await matrices.times(weights, unordered, d);
   return ranks.map((rank) => {
     const factors = { rank, a: leadingColumns(a, most, rank), b: b.slice(0, rank * d) };
     balance(factors.a, factors.b, importance, rank, d);
@@ -56,55 +133,11 @@ function leadingColumns(matrix: Float32Array, from: number, to: number): Float32
 /**
  * How much a neuron's error counts: relative to its own spread, and more where it is neither rare nor
  * always on, since there a decision is made.
+ * @param variance [nFf] of the neuron's gate
  * @param frequency [nFf] share of tokens it is active in
  */
-export async function neuronImportance(
-  weights: Float32Array,
-  moments: Moments,
-  frequency: Float64Array,
-  matrices: Matrices,
-): Promise<Float64Array> {
-  const { d, covariance } = moments;
-  const spread = await matrices.times(weights, Float32Array.from(covariance), d);
-  return frequency.map((f, i) => {
-    let variance = 0;
-    for (let c = 0; c < d; c++) variance += weights[i * d + c] * spread[i * d + c];
-    return Math.max(f * (1 - f), 1e-5) ** 0.25 / Math.sqrt(Math.max(variance, 1e-12));
-  });
-}
-
-/** Orthonormal basis [d, rank] of the leading eigenvectors of a symmetric matrix, by subspace iteration. */
-async function topDirections(
-  matrix: Float32Array,
-  d: number,
-  rank: number,
-  matrices: Matrices,
-): Promise<Float32Array> {
-  const q = new Float64Array(d * rank);
-  // A start that is no eigenvector of anything, and the same on every run.
-  for (let i = 0; i < q.length; i++) q[i] = (Math.sin(1 + i * 12.9898) * 43758.5453) % 1;
-  orthonormalise(q, d, rank);
-  for (let round = 0; round < ITERATIONS; round++) {
-    q.set(await matrices.times(matrix, Float32Array.from(q), d));
-    orthonormalise(q, d, rank);
-  }
-  return Float32Array.from(q);
-}
-
-/** B = V^T L^-1: row r solves L^T y = V[:, r]. */
-function solveTransposed(l: Float64Array, v: Float32Array, d: number, rank: number): Float32Array {
-  const b = new Float32Array(rank * d);
-  const y = new Float64Array(d);
-  for (let r = 0; r < rank; r++) {
-    for (let i = 0; i < d; i++) y[i] = v[i * rank + r];
-    for (let i = d - 1; i >= 0; i--) {
-      y[i] /= l[i * d + i];
-      for (let k = 0; k < i; k++) y[k] -= l[i * d + k] * y[i];
-    }
-    for (let i = 0; i < d; i++) b[r * d + i] = y[i];
-  }
-  return b;
-}
+export const neuronImportance = (variance: Float64Array, frequency: Float64Array): Float64Array =>
+  frequency.map((f, i) => Math.max(f * (1 - f), 1e-5) ** 0.25 / Math.sqrt(Math.max(variance[i], 1e-12)));
 
 /**
  * Shares each direction's size between A and B by its square root. In A alone, the small directions would
@@ -118,6 +151,6 @@ function balance(a: Float32Array, b: Float32Array, importance: Float64Array, ran
   }
   const largest = Math.max(...size, Number.MIN_VALUE);
   const share = size.map((s) => Math.max(s / largest, 1e-8) ** 0.25);
-  for (let i = 0; i < a.length; i++) a[i] /= share[i % rank];
-  for (let i = 0; i < b.length; i++) b[i] *= share[Math.floor(i / d)];
+  for (let i = 0; i < nFf; i++) for (let r = 0; r < rank; r++) a[i * rank + r] /= share[r];
+  for (let r = 0; r < rank; r++) for (let c = 0; c < d; c++) b[r * d + c] *= share[r];
 }

@@ -1,0 +1,87 @@
+/** Scores of a predictor by the engine's own kernels on the rows as they are stored: what a run will do. */
+import { activationBytes, alignUp, isSketch, sketchBits } from '../kernels/layout.js';
+import type { Ptr } from '../kernels/kernels.js';
+import { instantiateKernels, selectKernels } from '../kernels/select.js';
+import type { LayerPredictor, RowMatrix } from './types.js';
+
+/** The rows of a predictor: fc2 scores the neurons it has rows for. */
+export type Network = Pick<LayerPredictor, 'fc1' | 'b1' | 'fc2'>;
+
+/** Tokens scored together. */
+const TOKENS = 64;
+
+export class Scorer {
+  private readonly memory: WebAssembly.Memory;
+  private readonly kernels: ReturnType<typeof instantiateKernels>;
+  private readonly at: Record<'x' | 'xq' | 'fc1' | 'b1' | 'hidden' | 'hiddenQ' | 'fc2' | 'scores', Ptr>;
+
+  /** The network in an arena of its own. */
+  constructor(
+    private readonly network: Network,
+    private readonly d: number,
+  ) {
+    const { fc1, b1, fc2 } = network;
+    const rank = fc2.cols;
+    let end = 64; // pointer 0 means "none"
+    const place = (bytes: number): Ptr => {
+      const at = end;
+      end += alignUp(bytes, 64);
+      return at;
+    };
+    this.at = {
+      x: place(alignUp(d, 32) * 4),
+      xq: place(activationBytes('q8', d)),
+      fc1: place((fc1?.data.length ?? 0) + 64),
+      b1: b1 ? place(rank * 4) : 0,
+      hidden: place(alignUp(rank, 32) * 4),
+      hiddenQ: place(activationBytes('q8', rank)),
+      fc2: place(fc2.data.length + 64),
+      scores: place(TOKENS * fc2.rows * 4),
+    };
+    const pages = Math.ceil(end / 65536);
+    this.memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    this.kernels = instantiateKernels(selectKernels('auto'), this.memory);
+    const bytes = new Uint8Array(this.memory.buffer);
+    if (fc1) bytes.set(fc1.data, this.at.fc1);
+    if (b1) new Float32Array(this.memory.buffer, this.at.b1, rank).set(b1);
+    bytes.set(fc2.data, this.at.fc2);
+  }
+
+  /**
+   * Calls `visit` with the scores of a few tokens at a time, f32 [count][rows of fc2], overwritten afterwards.
+   * @param inputs f32 [tokens][d]
+   */
+  each(inputs: Float32Array, visit: (scores: Float32Array, begin: number, count: number) => void): void {
+    const { d, at, memory } = this;
+    const { rows } = this.network.fc2;
+    const tokens = inputs.length / d;
+    const x = new Float32Array(memory.buffer, at.x, d);
+    for (let begin = 0; begin < tokens; begin += TOKENS) {
+      const count = Math.min(TOKENS, tokens - begin);
+      for (let t = 0; t < count; t++) {
+        x.set(inputs.subarray((begin + t) * d, (begin + t + 1) * d));
+        this.scoreOne(at.scores + t * rows * 4);
+      }
+      visit(new Float32Array(memory.buffer, at.scores, count * rows), begin, count);
+    }
+  }
+
+  private scoreOne(out: Ptr): void {
+    const { at, kernels } = this;
+    const { fc1, b1, fc2 } = this.network;
+    if (!fc1) return this.multiply(fc2, at.fc2, at.x, at.xq, out);
+    this.multiply(fc1, at.fc1, at.x, at.xq, at.hidden);
+    if (b1) kernels.biasRelu(at.hidden, at.b1, fc1.rows);
+    this.multiply(fc2, at.fc2, at.hidden, at.hiddenQ, out);
+  }
+
+  private multiply(m: RowMatrix, weights: Ptr, input: Ptr, quantised: Ptr, out: Ptr): void {
+    const { kernels } = this;
+    kernels.quantize(input, quantised, m.cols);
+    if (isSketch(m.format)) {
+      kernels.dotSketch(sketchBits(m.format), weights, m.stride, m.rows, quantised, out, m.cols);
+    } else {
+      kernels.dot(m.format, weights, m.stride, m.rows, quantised, out, m.cols);
+    }
+  }
+}
