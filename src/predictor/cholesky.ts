@@ -137,15 +137,21 @@ export async function solveTransposed(
 }
 
 /**
- * Columns of q f32 [n, m] made orthonormal in order, as Gram-Schmidt would: q R^-1 with R^T R = q^T q, twice,
- * since one pass leaves what f32 sums lost. Directions that are hardly there become small instead of failing.
+ * Columns of q f32 [n, m] made orthonormal in order, as Gram-Schmidt would: q R^-1 with R^T R = q^T q.
+ * Directions that are hardly there become small instead of failing.
+ * @param passes one leaves what f32 sums lost, which is enough between products; two are exact to f32
  */
-export async function orthonormalise(q: Float32Array, n: number, matrices: Matrices): Promise<Float32Array> {
+export async function orthonormalise(
+  q: Float32Array,
+  n: number,
+  matrices: Matrices,
+  passes = 2,
+): Promise<Float32Array> {
   const m = q.length / n;
   const identity = new Float32Array(m * m);
   for (let i = 0; i < m; i++) identity[i * m + i] = 1;
   let columns = q;
-  for (let pass = 0; pass < 2; pass++) {
+  for (let pass = 0; pass < passes; pass++) {
     const gram = await matrices.transposedTimes(columns, columns, n);
     for (let i = 0; i < m; i++) for (let j = 0; j < i; j++) gram[j * m + i] = gram[i * m + j];
     const triangle = await damped(gram, m, LEAST_DAMPING, matrices);

@@ -5,12 +5,14 @@
  * bytes, whatever number of threads the products use.
  */
 import {
+  factorsOf,
   gateEnergy,
+  hiddenBasis,
   leadingDirections,
   neuronImportance,
-  whitenedFactors,
+  type Directions,
   type Energy,
-  type Factors,
+  type HiddenBasis,
 } from './lowrank.js';
 import { createMatrices, type Matrices } from './matrix.js';
 import { inputMoments } from './moments.js';
@@ -37,8 +39,8 @@ import {
   type CostModel,
   type Trial,
 } from './screen.js';
-import { FACTORS, POLISHED_WIDTH, roundingBasis, sketchRows, type RoundingBasis, type SketchFormat } from './sketch.js';
-import { quantiseState, randomFactors, startFrom, train, type TrainState } from './train.js';
+import { bestFactor, FACTORS, POLISHED_WIDTH, roundingBasis, sketchRows, type RoundingBasis, type SketchFormat } from './sketch.js';
+import { quantiseNetwork, randomFactors, startFrom, train, type TrainState } from './train.js';
 import type { LayerPredictor, PredictorKind } from './types.js';
 
 export type { Attempt } from './screen.js';
@@ -92,8 +94,8 @@ const SKETCHES: readonly SketchFormat[] = ['q1', 'q2', 'q3'];
 const PATIENCE = 2;
 /** Training sharpens a predictor by a few per cent of its cost: starts this much dearer than the best are worth it. */
 const TRAINABLE = 1.15;
-/** Rounds of subspace iteration from which the low-rank kinds are screened. */
-const SCREEN_ROUNDS = 3;
+/** Of the sample, every so many rows choose the factor of wide sketches. */
+const FACTOR_STEP = 4;
 
 /** What may be built, and how it did on the sample. */
 interface Option {
@@ -104,6 +106,12 @@ interface Option {
   trial: Trial;
   /** Builds all rows. */
   build: () => Promise<{ network: Network; state: Omit<TrainState, 'cut' | 'cutScale'> | null }>;
+}
+
+/** A predictor on the sample: what its scores leave open, and what it costs. */
+interface Known {
+  unexplained: number;
+  trial: Trial;
 }
 
 interface Candidate {
@@ -195,7 +203,7 @@ class LayerFit {
     const ids = sampleNeurons(this.counts);
     const weights = this.rowsOf(ids);
     const options: Option[] = [];
-    const known: { unexplained: number; trial: Trial }[] = [];
+    const known: Known[] = [];
     if (kind === 'auto' || kind === 'sketch') {
       for (const format of this.affordable(this.job.sketches ?? SKETCHES, (f) => this.sketchBytes(f))) {
         const { option, loss } = await this.sketchOption(format, ids, weights);
@@ -215,93 +223,93 @@ class LayerFit {
     const { d } = this.samples;
     const { basis, matrices, job } = this;
     let factors = FACTORS[format];
-    let sketch = null;
-    if (d <= POLISHED_WIDTH) {
-      sketch = await sketchRows(format, weights, basis, matrices, factors);
-    } else {
-      // One factor for all rows: the one that serves the sample best.
-      let least = Infinity;
-      for (const factor of FACTORS[format]) {
-        const made = await sketchRows(format, weights, basis, matrices, [factor]);
-        const loss = made.loss.reduce((sum, value) => sum + value, 0);
-        if (loss >= least) continue;
-        [least, factors, sketch] = [loss, [factor], made];
-      }
+    if (d > POLISHED_WIDTH) {
+      const few = this.rowsOf(ids.filter((_, i) => i % FACTOR_STEP === 0));
+      factors = [await bestFactor(format, few, basis, matrices)];
     }
-    const trial = this.tried({ fc1: null, b1: null, fc2: sketch!.matrix }, ids, this.sketchBytes(format));
+    const sketch = await sketchRows(format, weights, basis, matrices, factors);
+    const trial = this.tried({ fc1: null, b1: null, fc2: sketch.matrix }, ids, this.sketchBytes(format));
     const build: Option['build'] = async () => {
       const whole = ids.length === this.samples.nFf;
-      const fc2 = whole ? sketch!.matrix : (await sketchRows(format, job.gateRows, basis, matrices, factors)).matrix;
+      const fc2 = whole ? sketch.matrix : (await sketchRows(format, job.gateRows, basis, matrices, factors)).matrix;
       return { network: { fc1: null, b1: null, fc2 }, state: null };
     };
     const option: Option = { kind: 'sketch', format, rank: d, bytes: this.sketchBytes(format), trial, build };
-    return { option, loss: sketch!.loss };
+    return { option, loss: sketch.loss };
   }
 
   /**
-   * Low-rank predictors of several ranks. With sketches to compare with, ranks that cannot come close are
-   * left out before any factors are made: the leading directions of the smallest rank bound what larger ones
-   * can explain, and what an unexplained share costs is known from the sketches.
+   * Low-rank predictors, from the smallest rank up. With sketches to compare with, ranks that cannot come
+   * close are left out before any factors are made: directions found so far bound what larger ranks can
+   * explain, and what an unexplained share costs is known from the predictors measured so far.
    */
-  private async lowRankOptions(
-    ids: Uint32Array,
-    known: readonly { unexplained: number; trial: Trial }[],
-  ): Promise<Option[]> {
+  private async lowRankOptions(ids: Uint32Array, sketches: readonly Known[]): Promise<Option[]> {
     const { matrices, job, basis, counts, parts } = this;
     const tokens = parts.train.end - parts.train.begin;
     const frequency = Float64Array.from(counts, (count) => count / tokens);
     const importance = neuronImportance(gateVariance(this.gates), frequency);
     const energy = await gateEnergy(job.gateRows, importance, basis, matrices);
-    let ranks = this.ranks();
-    if (known.length > 0) ranks = await this.promisingRanks(ranks, energy, known);
-    if (ranks.length === 0) return [];
-    const relu = job.kind === 'mlp' && job.hidden !== 'linear';
+    const ranks = this.ranks();
     const options: Option[] = [];
-    for (const whitened of await whitenedFactors(job.gateRows, importance, basis, energy, ranks, matrices)) {
-      options.push(await this.lowRankOption(whitened, ids, relu));
+    let known = sketches;
+    let directions: Directions | undefined;
+    // Training makes good a little of what the start lacks; the best start is enough.
+    let worth = job.epochs > 0 ? TRAINABLE : 1;
+    for (const rank of ranks) {
+      if (directions === undefined || known.length === 0) {
+        directions = await leadingDirections(energy, rank, matrices);
+      }
+      if (known.length > 0) {
+        const estimate = this.estimated(rank, directions, energy, known);
+        const best = cheapest([...sketches.map(({ trial }) => trial), ...options.map(({ trial }) => trial)]);
+        if (estimate.cost > worth * best.cost) {
+          const option = { kind: 'lowrank' as const, format: 'q4' as const, rank };
+          const bits = nFfBits(this.lowRankBytes(rank), this.samples);
+          this.attempts.push(attemptOf(option, estimate, bits, best, 0, 'estimate'));
+          continue;
+        }
+      }
+      if (directions.rank < rank) directions = await leadingDirections(energy, rank, matrices, directions);
+      const option = await this.lowRankOption(await hiddenBasis(directions, basis, energy, matrices), ids);
+      options.push(option);
+      if (sketches.length > 0) {
+        // From here on low-rank predictors have measured points of their own.
+        const unexplained = 1 - sumOf(directions.values) / energy.trace;
+        known = [...(known === sketches ? [] : known), { unexplained, trial: option.trial }];
+        worth = 1;
+      }
     }
     return options;
   }
 
-  private async lowRankOption(whitened: Factors, ids: Uint32Array, relu: boolean): Promise<Option> {
-    const { samples, matrices, job, parts } = this;
-    const { d, nFf } = samples;
-    const { rank } = whitened;
-    const bytes = this.lowRankBytes(rank);
-    const factors = job.start === 'random' ? randomFactors(whitened, job.seed) : whitened;
-    const start = await startFrom(factors, samples, parts.train, relu, matrices);
-    const unset = { cut: new Float32Array(nFf), cutScale: new Float32Array(nFf).fill(1) };
-    const { network } = quantiseState({ ...start, ...unset }, nFf, d);
-    const sampled = ids.length === nFf ? network : { ...network, fc2: selectRows(network.fc2, ids) };
-    const trial = this.tried(sampled, ids, bytes);
-    const build: Option['build'] = async () => ({ network, state: start });
-    return { kind: 'lowrank', format: 'q4', rank, bytes, trial, build };
+  /** Cost of a rank, in its favour: each direction not found yet has at most the energy of the last one found. */
+  private estimated(
+    rank: number,
+    { values }: Directions,
+    energy: Energy,
+    known: readonly Known[],
+  ): Pick<Trial, 'cost' | 'measured'> {
+    const last = values.subarray(-Math.min(8, values.length)).reduce((a, b) => Math.max(a, b), 0);
+    const captured = sumOf(values.subarray(0, rank)) + Math.max(0, rank - values.length) * last;
+    const unexplained = Math.max(0, 1 - captured / energy.trace);
+    const measured = { ...known[0].trial.measured, predictedSparsity: sparsityAt(known, unexplained) };
+    return { cost: costOf(this.model, this.lowRankBytes(rank), measured), measured };
   }
 
-  /** Ranks whose cost, estimated in their favour, is not beyond what training could make good. */
-  private async promisingRanks(
-    ranks: readonly number[],
-    energy: Energy,
-    known: readonly { unexplained: number; trial: Trial }[],
-  ): Promise<number[]> {
-    const best = cheapest(known.map(({ trial }) => trial));
-    const least = Math.min(...ranks);
-    const { values } = await leadingDirections(energy, least, SCREEN_ROUNDS, this.matrices);
-    const captured = values.reduce((a, b) => a + b, 0);
-    // No later direction carries more than the last of these.
-    const last = values.subarray(-Math.min(8, least)).reduce((a, b) => Math.max(a, b), 0);
-    const worth = this.job.epochs > 0 ? TRAINABLE : 1;
-    return ranks.filter((rank) => {
-      const unexplained = Math.max(0, 1 - (captured + (rank - least) * last) / energy.trace);
-      const measured = { ...best.measured, predictedSparsity: sparsityAt(known, unexplained) };
-      const bytes = this.lowRankBytes(rank);
-      const cost = costOf(this.model, bytes, measured);
-      if (cost <= worth * best.cost) return true;
-      const option = { kind: 'lowrank' as const, format: 'q4' as const, rank };
-      const bits = nFfBits(bytes, this.samples);
-      this.attempts.push(attemptOf(option, { cost, measured }, bits, best, 0, 'estimate'));
-      return false;
-    });
+  private async lowRankOption(hidden: HiddenBasis, ids: Uint32Array): Promise<Option> {
+    const { samples, matrices, job, parts } = this;
+    const { d } = samples;
+    const { rank } = hidden;
+    const bytes = this.lowRankBytes(rank);
+    const relu = job.kind === 'mlp' && job.hidden !== 'linear';
+    const make = async (weights: Float32Array): Promise<Awaited<ReturnType<Option['build']>>> => {
+      const whitened = await factorsOf(weights, hidden, matrices);
+      const factors = job.start === 'random' ? randomFactors(whitened, job.seed) : whitened;
+      const state = await startFrom(factors, samples, parts.train, relu, matrices);
+      return { network: quantiseNetwork(state, d), state };
+    };
+    const trial = this.tried((await make(this.rowsOf(ids))).network, ids, bytes);
+    return { kind: 'lowrank', format: 'q4', rank, bytes, trial, build: () => make(job.gateRows) };
   }
 
   /** Share of the gates' variance, weighted by importance, that rounding errors of the sample leave open. */
@@ -367,7 +375,9 @@ class LayerFit {
       { epochs, patience: PATIENCE, seed, provider, check },
       matrices,
       async (state) => {
-        const { network, cuts } = quantiseState(state, samples.nFf, samples.d);
+        const { cut, cutScale } = state;
+        const cuts = { cut, cutScale };
+        const network = quantiseNetwork(state, samples.d);
         const bytes = this.lowRankBytes(start.attempt.rank) + 4 * (network.b1?.length ?? 0);
         const { trial } = this.measured(network, this.everyNeuron, bytes, cuts);
         const attempt = this.attempted({ ...start.attempt, kind: 'mlp' }, bytes, trial);
@@ -456,6 +466,8 @@ class LayerFit {
 const cheapest = <T extends { cost: number }>(made: readonly T[]): T =>
   made.reduce((best, c) => (c.cost < best.cost ? c : best));
 
+const sumOf = (values: Float32Array): number => values.reduce((a, b) => a + b, 0);
+
 const nFfBits = (bytes: number, { nFf, d }: Samples): number => (8 * bytes) / (nFf * d);
 
 function attemptOf(
@@ -477,7 +489,7 @@ function attemptOf(
  * linear in the square root of the share, which is the score's error. Below the best known error up to the
  * sparsity there is; above the worst no less than what it gave.
  */
-function sparsityAt(known: readonly { unexplained: number; trial: Trial }[], unexplained: number): number {
+function sparsityAt(known: readonly Known[], unexplained: number): number {
   const points = known
     .map(({ unexplained: u, trial }) => ({ error: Math.sqrt(u), sparsity: trial.measured.predictedSparsity }))
     .sort((a, b) => a.error - b.error);

@@ -9,7 +9,7 @@ import { cholesky, type Triangle } from './cholesky.js';
 import type { Matrices } from './matrix.js';
 import type { Moments } from './moments.js';
 import { polishRow } from './polish.js';
-import { roundRows } from './rounding.js';
+import { roundRows, type Rounded } from './rounding.js';
 import { levels, packRows, scaleBits } from './rows.js';
 import type { RowMatrix } from './types.js';
 
@@ -72,6 +72,26 @@ export interface Sketch {
 }
 
 /**
+ * The one factor that serves some rows best, for rows too wide to choose each its own.
+ * @param weights f32 [rows, d]
+ */
+export async function bestFactor(
+  format: SketchFormat,
+  weights: Float32Array,
+  basis: RoundingBasis,
+  matrices: Matrices,
+): Promise<number> {
+  const chunk = new Chunk(weights, basis, format);
+  let [best, least] = [FACTORS[format][0], Infinity];
+  for (const factor of FACTORS[format]) {
+    const { loss } = await chunk.round(factor, matrices);
+    const sum = loss.reduce((a, b) => a + b, 0);
+    if (sum < least) [best, least] = [factor, sum];
+  }
+  return best;
+}
+
+/**
  * @param weights f32 [rows, d]
  * @param factors of FACTORS to try; each row keeps the best for it
  * @returns rows whose products with an input approximate the weights'
@@ -83,45 +103,72 @@ export async function sketchRows(
   matrices: Matrices,
   factors = FACTORS[format],
 ): Promise<Sketch> {
-  const { order, triangle, moments } = basis;
-  const { d, covariance } = moments;
+  const { d, covariance } = basis.moments;
   const rows = weights.length / d;
   const groups = groupCount(d);
-  const { max } = levels(format);
-  const groupOf = Uint16Array.from(order, (c) => Math.floor(c / GROUP));
   const losses = new Float64Array(rows).fill(Infinity);
   const packed: RowMatrix[] = [];
   for (let begin = 0; begin < rows; begin += CHUNK_ROWS) {
     const count = Math.min(CHUNK_ROWS, rows - begin);
-    const chunk = weights.subarray(begin * d, (begin + count) * d);
-    const w = transposedColumns(chunk, order, count);
-    const rms = groupSizes(chunk, count, groups);
+    const chunk = new Chunk(weights.subarray(begin * d, (begin + count) * d), basis, format);
     const code = new Int8Array(count * d);
     const scale = new Uint16Array(count * groups);
     for (const factor of factors) {
-      const bits = Uint16Array.from(rms, (size) => scaleBits(size * factor));
-      const asColumns = new Float32Array(groups * count);
-      for (let r = 0; r < count; r++) {
-        for (let g = 0; g < groups; g++) asColumns[g * count + r] = bf16ToNumber(bits[r * groups + g]);
-      }
-      const { levels: found, loss } = await roundRows(w, asColumns, groupOf, max, triangle, matrices);
-      for (let r = 0; r < count; r++) {
-        if (loss[r] >= losses[begin + r]) continue;
+      const { levels: found, loss, bits } = await chunk.round(factor, matrices);
+      const better = Array.from(loss.keys()).filter((r) => loss[r] < losses[begin + r]);
+      for (const r of better) {
         losses[begin + r] = loss[r];
-        for (let j = 0; j < d; j++) code[r * d + order[j]] = found[j * count + r];
         scale.set(bits.subarray(r * groups, (r + 1) * groups), r * groups);
       }
+      basis.order.forEach((column, j) => {
+        for (const r of better) code[r * d + column] = found[j * count + r];
+      });
     }
     if (d <= POLISHED_WIDTH) {
       for (let r = 0; r < count; r++) {
-        const row = chunk.subarray(r * d, (r + 1) * d);
+        const row = chunk.weights.subarray(r * d, (r + 1) * d);
         const own = (of: number): [number, number] => [r * of, (r + 1) * of];
-        polishRow(row, covariance, max, code.subarray(...own(d)), scale.subarray(...own(groups)));
+        polishRow(row, covariance, chunk.max, code.subarray(...own(d)), scale.subarray(...own(groups)));
       }
     }
     packed.push(packRows(format, code, scale, count, d));
   }
   return { matrix: joinRows(packed), loss: losses };
+}
+
+/** Rows that are rounded together, perhaps with several factors. */
+class Chunk {
+  readonly max: number;
+  private readonly columns: Float32Array;
+  private readonly rms: Float64Array;
+  private readonly groupOf: Uint16Array;
+
+  constructor(
+    readonly weights: Float32Array,
+    private readonly basis: RoundingBasis,
+    format: SketchFormat,
+  ) {
+    const { order } = basis;
+    const rows = weights.length / order.length;
+    this.max = levels(format).max;
+    this.columns = transposedColumns(weights, order, rows);
+    this.rms = groupSizes(weights, rows, groupCount(order.length));
+    this.groupOf = Uint16Array.from(order, (c) => Math.floor(c / GROUP));
+  }
+
+  /** @returns also the scales' bits, [rows][groups] */
+  async round(factor: number, matrices: Matrices): Promise<Rounded & { bits: Uint16Array }> {
+    const { triangle } = this.basis;
+    const groups = groupCount(triangle.n);
+    const rows = this.rms.length / groups;
+    const bits = Uint16Array.from(this.rms, (size) => scaleBits(size * factor));
+    const scale = new Float32Array(groups * rows);
+    for (let r = 0; r < rows; r++) {
+      for (let g = 0; g < groups; g++) scale[g * rows + r] = bf16ToNumber(bits[r * groups + g]);
+    }
+    const rounded = await roundRows(this.columns, scale, this.groupOf, this.max, triangle, matrices);
+    return { ...rounded, bits };
+  }
 }
 
 /** [rows, d] -> [d in processing order][rows] */

@@ -9,7 +9,6 @@ import type { Factors } from './lowrank.js';
 import { q4Scales, toQ4 } from './rows.js';
 import type { Matrices } from './matrix.js';
 import type { Network } from './scorer.js';
-import type { Cuts } from './scores.js';
 import { eachActive, spreadInputs, type SampleRange, type Samples } from './samples.js';
 import {
   adamRate,
@@ -57,15 +56,13 @@ const FIXED_SHARE = 0.5;
 /** A margin of one standard error as a logit: the normal distribution is close to this logistic one. */
 const LOGIT_PER_ERROR = 1.7;
 
+/** A network in full precision, without cuts. */
+export type StartState = Pick<TrainState, 'w1' | 'b1' | 'w2' | 'scales'>;
+
 /** The network as it is stored: rows rounded to q4. */
-export function quantiseState(state: TrainState, nFf: number, d: number): { network: Network; cuts: Cuts } {
-  const rank = state.w1.length / d;
-  const fc1 = toQ4(state.w1, state.scales.w1, rank, d);
-  const fc2 = toQ4(state.w2, state.scales.w2, nFf, rank);
-  return {
-    network: { fc1, b1: state.b1, fc2 },
-    cuts: { cut: state.cut, cutScale: state.cutScale },
-  };
+export function quantiseNetwork({ w1, b1, w2, scales }: StartState, d: number): Network {
+  const rank = w1.length / d;
+  return { fc1: toQ4(w1, scales.w1, rank, d), b1, fc2: toQ4(w2, scales.w2, w2.length / rank, rank) };
 }
 
 /**
@@ -78,10 +75,10 @@ export async function startFrom(
   range: SampleRange,
   relu: boolean,
   matrices: Matrices,
-): Promise<Pick<TrainState, 'w1' | 'b1' | 'w2' | 'scales'>> {
+): Promise<StartState> {
   const { rank, a, b } = factors;
-  const { d, nFf } = samples;
-  const scales = { w1: q4Scales(b, rank, d), w2: q4Scales(a, nFf, rank) };
+  const { d } = samples;
+  const scales = { w1: q4Scales(b, rank, d), w2: q4Scales(a, a.length / rank, rank) };
   if (!relu) return { w1: b, b1: null, w2: a, scales };
   const lowest = new Float32Array(rank);
   const hidden = await matrices.timesTransposed(spreadInputs(samples, range, LIFT_SAMPLES), b, d);
