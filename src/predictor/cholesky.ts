@@ -100,18 +100,69 @@ function invertLower(l: Float32Array, n: number): Float32Array {
   return Float32Array.from(x);
 }
 
-/** Rows and columns as one matrix, f32 [n, n], zeros above the diagonal. */
-export function squareOf({ n, panels }: Triangle): Float32Array {
-  const out = new Float32Array(n * n);
-  panels.forEach((panel, p) => {
+/** Columns [begin, end) of the rows from `begin` on, f32 [n - begin, end - begin]; begin: a multiple of BLOCK. */
+export function widePanel({ n, panels }: Triangle, begin: number, end: number): Float32Array {
+  const cols = end - begin;
+  const out = new Float32Array((n - begin) * cols);
+  for (let p = begin / BLOCK; p * BLOCK < end; p++) {
     const width = widthOf(n, p);
     const first = p * BLOCK;
     for (let r = first; r < n; r++) {
-      out.set(panel.subarray((r - first) * width, (r - first + 1) * width), r * n + first);
+      const row = panels[p].subarray((r - first) * width, (r - first + 1) * width);
+      out.set(row, (r - begin) * cols + first - begin);
     }
-  });
+  }
   return out;
 }
+
+/** L times v, for v f32 [n, m]. */
+export async function lowerTimes(
+  triangle: Triangle,
+  v: Float32Array,
+  matrices: Matrices,
+): Promise<Float32Array> {
+  const { n } = triangle;
+  const m = v.length / n;
+  const out = new Float32Array(n * m);
+  for (let begin = 0; begin < n; begin += WIDE) {
+    const end = Math.min(n, begin + WIDE);
+    const part = await matrices.times(widePanel(triangle, begin, end), v.subarray(begin * m, end * m), end - begin);
+    for (let i = 0, at = begin * m; i < part.length; i++, at++) out[at] += part[i];
+  }
+  return out;
+}
+
+/** L^T a L for a symmetric f32 [n, n], half of whose products are with zeros and left out. */
+export async function congruent(
+  triangle: Triangle,
+  a: Float32Array,
+  matrices: Matrices,
+): Promise<Float32Array> {
+  const { n } = triangle;
+  const out = new Float32Array(n * n);
+  for (let begin = 0; begin < n; begin += WIDE) {
+    const end = Math.min(n, begin + WIDE);
+    const panel = widePanel(triangle, begin, end);
+    // a L, these columns: rows of a from `begin` on, since L is zero above.
+    const right = await matrices.transposedTimes(a.subarray(begin * n), panel, n - begin);
+    for (let above = 0; above <= begin; above += WIDE) {
+      const upper = widePanel(triangle, above, Math.min(n, above + WIDE));
+      const rows = Math.min(n, above + WIDE) - above;
+      const part = await matrices.transposedTimes(upper, right.subarray(above * (end - begin)), n - above);
+      for (let i = 0; i < rows; i++) {
+        for (let j = 0; j < end - begin; j++) {
+          const value = part[i * (end - begin) + j];
+          out[(above + i) * n + begin + j] = value;
+          out[(begin + j) * n + above + i] = value;
+        }
+      }
+    }
+  }
+  return out;
+}
+
+/** Columns that are multiplied together. */
+const WIDE = 8 * BLOCK;
 
 /** Y with L^T Y = v, for v f32 [n, m]. */
 export async function solveTransposed(

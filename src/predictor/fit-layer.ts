@@ -47,7 +47,7 @@ export type { Attempt } from './screen.js';
 
 export interface FitJob {
   layer: number;
-  /** auto: sketches and low-rank starts are compared, and the best low-rank one trained if it leads. */
+  /** auto: sketches and low-rank starts are compared, and the best low-rank one trained if it is close. */
   kind: PredictorKind | 'auto';
   /** Recall to compare at. */
   recall: number;
@@ -93,7 +93,7 @@ const SKETCHES: readonly SketchFormat[] = ['q1', 'q2', 'q3'];
 /** Epochs without a better result after which training ends. */
 const PATIENCE = 2;
 /** Training sharpens a predictor by a few per cent of its cost: starts this much dearer than the best are worth it. */
-const TRAINABLE = 1.15;
+const TRAINABLE = 1.05;
 /** Of the sample, every so many rows choose the factor of wide sketches. */
 const FACTOR_STEP = 4;
 
@@ -270,7 +270,7 @@ class LayerFit {
         }
       }
       if (directions.rank < rank) directions = await leadingDirections(energy, rank, matrices, directions);
-      const option = await this.lowRankOption(await hiddenBasis(directions, basis, energy, matrices), ids);
+      const option = await this.lowRankOption(await hiddenBasis(directions, basis, matrices), ids);
       options.push(option);
       if (sketches.length > 0) {
         // From here on low-rank predictors have measured points of their own.

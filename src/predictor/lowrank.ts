@@ -6,7 +6,7 @@
  * in which the neurons' gates vary most gives A = W L V and B = V^T L^-1. V are the leading eigenvectors of
  * the energy E = L^T W^T D^2 W L, D the importance of each neuron.
  */
-import { orthonormalise, solveTransposed, squareOf } from './cholesky.js';
+import { congruent, lowerTimes, orthonormalise, solveTransposed } from './cholesky.js';
 import { GramSum, type Matrices } from './matrix.js';
 import type { RoundingBasis } from './sketch.js';
 
@@ -20,8 +20,6 @@ export interface Factors {
 export interface Energy {
   d: number;
   matrix: Float32Array; // [d, d]
-  /** L as a square, [d, d] */
-  lower: Float32Array;
   /** All of it. */
   trace: number;
 }
@@ -51,14 +49,10 @@ export async function gateEnergy(
   for (let i = 0; i < d; i++) {
     for (let j = 0; j < d; j++) permuted[i * d + j] = natural[order[i] * d + order[j]];
   }
-  const lower = squareOf(triangle);
-  const matrix = await matrices.transposedTimes(lower, await matrices.times(permuted, lower, d), d);
+  const matrix = await congruent(triangle, permuted, matrices);
   let trace = 0;
-  for (let i = 0; i < d; i++) {
-    trace += matrix[i * d + i];
-    for (let j = 0; j < i; j++) matrix[j * d + i] = matrix[i * d + j];
-  }
-  return { d, matrix, lower, trace };
+  for (let i = 0; i < d; i++) trace += matrix[i * d + i];
+  return { d, matrix, trace };
 }
 
 export interface Directions {
@@ -86,7 +80,7 @@ export async function leadingDirections(
     for (let i = 0; i < d; i++) start.set(known.v.subarray(i * known.rank, (i + 1) * known.rank), i * rank);
   }
   let v = await orthonormalise(start, d, matrices, 1);
-  for (let round = known ? 1 : 0; ; round++) {
+  for (let round = known ? ROUNDS - ROUNDS_KNOWN : 0; ; round++) {
     const next = await matrices.times(matrix, v, d);
     if (round === ROUNDS) {
       const values = new Float64Array(rank);
@@ -102,6 +96,7 @@ export async function leadingDirections(
  * it does not matter which are kept: from three rounds on, predicted sparsity moves by less than 0.001.
  */
 const ROUNDS = 4;
+const ROUNDS_KNOWN = 2;
 
 /** What the hidden layer is, and how neurons see it. */
 export interface HiddenBasis {
@@ -119,11 +114,10 @@ export interface HiddenBasis {
 export async function hiddenBasis(
   { rank, v, values }: Directions,
   { order, triangle }: RoundingBasis,
-  energy: Energy,
   matrices: Matrices,
 ): Promise<HiddenBasis> {
   const d = order.length;
-  const directions = await matrices.times(energy.lower, v, d); // L V
+  const directions = await lowerTimes(triangle, v, matrices); // L V
   const solved = await solveTransposed(triangle, v, matrices); // B^T
   const largest = values.reduce((a, b) => Math.max(a, b), Number.MIN_VALUE);
   const share = values.map((value) => Math.max(value / largest, 1e-8) ** 0.25);

@@ -95,7 +95,7 @@ const QUICK: Amounts = {
   samplesPerInput: 1,
   writingBytes: 2 ** 41,
   leastWritten: 2048,
-  epochs: 0,
+  epochs: 2,
 };
 
 /** How much text and how many samples a model gets when nothing was asked for. */
@@ -121,9 +121,9 @@ export function exactTokenBytes({ fileBytes, embed, lmHead, layers }: PackHeader
 }
 
 /** What `--quick` does without, in words. */
-export const quickNote = ({ tokens, samples }: ResolvedOptions): string =>
-  `quick: ${tokens} tokens and ${samples} samples, and no predictor is trained: ` +
-  'thresholds and frequencies are less sure, and a low-rank predictor keeps its start';
+export const quickNote = ({ tokens, samples, predictor }: ResolvedOptions): string =>
+  `quick: ${tokens} tokens and ${samples} samples, so thresholds and frequencies are less sure` +
+  (predictor === 'sketch' ? '; only sketches are tried, no low-rank or trained predictors' : '');
 
 /** What cannot be profiled is refused before anything is converted. */
 export function checkOptions(config: ModelConfig, options: ProfileOptions): void {
@@ -160,15 +160,27 @@ export function resolveOptions(header: PackHeader, options: ProfileOptions): Res
     samples: Math.min(tokens, options.samples ?? usual.samples),
     window: options.window ?? Math.min(DEFAULT_WINDOW, config.maxContext),
     seed: options.seed ?? 1,
-    predictor: options.predictor ?? 'auto',
+    predictor: options.predictor ?? (options.quick ? 'sketch' : 'auto'),
     rank: options.rank ?? 'auto',
-    epochs: (options.quick ? QUICK : FULL).epochs,
+    epochs: epochsOf(config, options),
     target: options.target ?? { recall: DEFAULT_RECALL },
     device: options.device ?? 'cpu',
     threads: options.threads ?? availableParallelism(),
     kernels: options.kernels ?? 'auto',
   };
 }
+
+/**
+ * Training gains a few per cent of what low-rank starts read, and for wide layers takes several times as long
+ * as everything else: it is done where it is cheap, or asked for.
+ */
+function epochsOf({ hiddenSize, intermediateSize }: ModelConfig, { predictor, quick }: ProfileOptions): number {
+  if (predictor === 'mlp') return (quick ? QUICK : FULL).epochs;
+  return quick || hiddenSize * intermediateSize > MOST_TRAINED ? 0 : FULL.epochs;
+}
+
+/** Gate weights of a layer whose predictors are trained unasked. */
+const MOST_TRAINED = 2 ** 21;
 
 // ---- memory -------------------------------------------------------------------------------------------
 
