@@ -83,7 +83,7 @@ const FULL: Amounts = {
   samples: 49_152,
   covarianceWork: 2 ** 38,
   samplesPerInput: 2,
-  writingBytes: 2 ** 43,
+  writingBytes: 2 ** 42,
   leastWritten: 8192,
   epochs: 4,
 };
