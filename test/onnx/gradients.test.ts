@@ -21,9 +21,23 @@ const positive = (u: number): number => 0.5 + u;
 
 const CASES: Case[] = [
   { name: 'Add with broadcasting', inputs: [[3, 4], [4]], build: (t, a, b) => t.apply(op.add, a, b) },
-  { name: 'Add of a column', inputs: [[3, 1], [3, 4]], build: (t, a, b) => t.apply(op.add, a, b) },
+  {
+    name: 'Add of a column',
+    inputs: [
+      [3, 1],
+      [3, 4],
+    ],
+    build: (t, a, b) => t.apply(op.add, a, b),
+  },
   { name: 'Sub', inputs: [[2, 3], []], build: (t, a, b) => t.apply(op.sub, a, b) },
-  { name: 'Mul', inputs: [[2, 3], [2, 1]], build: (t, a, b) => t.apply(op.mul, a, b) },
+  {
+    name: 'Mul',
+    inputs: [
+      [2, 3],
+      [2, 1],
+    ],
+    build: (t, a, b) => t.apply(op.mul, a, b),
+  },
   { name: 'Mul of a value with itself', inputs: [[5]], build: (t, a) => t.apply(op.mul, a, a) },
   { name: 'Div', inputs: [[2, 3], [3]], build: (t, a, b) => t.apply(op.div, a, b), value: positive },
   { name: 'Neg', inputs: [[4]], build: (t, a) => t.apply(op.neg, a) },
@@ -40,16 +54,33 @@ const CASES: Case[] = [
       build: (t, a, b) => t.apply(op.gemm(ta, tb), a, b),
     })),
   ),
-  { name: 'MatMul', inputs: [[2, 3, 4], [2, 4, 2]], build: (t, a, b) => t.apply(op.matmul, a, b) },
+  {
+    name: 'MatMul',
+    inputs: [
+      [2, 3, 4],
+      [2, 4, 2],
+    ],
+    build: (t, a, b) => t.apply(op.matmul, a, b),
+  },
   {
     name: 'MatMul with a broadcast stack',
-    inputs: [[2, 2, 3, 4], [2, 1, 4, 2]],
+    inputs: [
+      [2, 2, 3, 4],
+      [2, 1, 4, 2],
+    ],
     build: (t, a, b) => t.apply(op.matmul, a, b),
   },
   { name: 'Transpose', inputs: [[2, 3, 4]], build: (t, a) => t.apply(op.transpose([2, 0, 1]), a) },
   { name: 'Slice', inputs: [[3, 6]], build: (t, a) => t.apply(op.slice(-1, 2, 5), a) },
   { name: 'Pad', inputs: [[3, 2]], build: (t, a) => t.apply(op.pad(0, 1, 2), a) },
-  { name: 'Concat', inputs: [[3, 2], [3, 4]], build: (t, a, b) => t.apply(op.concat(1), a, b) },
+  {
+    name: 'Concat',
+    inputs: [
+      [3, 2],
+      [3, 4],
+    ],
+    build: (t, a, b) => t.apply(op.concat(1), a, b),
+  },
   {
     name: 'Gather of rows, some twice',
     inputs: [[4, 3]],

@@ -44,9 +44,7 @@ export const transpose = (order: Sizes): Operator => ({
   name: 'Transpose',
   shapes: ([x]) => [order.map((axis) => x[axis])],
   emit: (g, inputs) => [g.op('Transpose', inputs, { perm: ints(order) })],
-  gradient: (t, _node, dy) => [
-    () => t.apply(transpose(order.map((_, axis) => order.indexOf(axis))), dy),
-  ],
+  gradient: (t, _node, dy) => [() => t.apply(transpose(order.map((_, axis) => order.indexOf(axis))), dy)],
 });
 
 /** The last two axes change places. */

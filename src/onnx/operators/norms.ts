@@ -65,4 +65,3 @@ function lazy(write: () => Value): () => Value {
   let made: Value | null = null;
   return () => (made ??= write());
 }
-

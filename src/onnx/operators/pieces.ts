@@ -12,10 +12,7 @@ export const slice = (axis: number, begin: number, end: number): Operator => ({
     return [x.map((n, i) => (i === at ? end - begin : n))];
   },
   emit: (g, [x], [shape]) => [
-    g.op('Slice', [
-      x,
-      ...[begin, end, axisOf(axis, shape.length)].map((n) => g.constant('int64', [n])),
-    ]),
+    g.op('Slice', [x, ...[begin, end, axisOf(axis, shape.length)].map((n) => g.constant('int64', [n]))]),
   ],
   gradient: (t, { inputs: [x] }, dy) => [
     () => {
