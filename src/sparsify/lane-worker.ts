@@ -11,9 +11,8 @@ import type { LaneInit, LaneJob, LaneReply, MeasuredPart, StepMetrics, Tokens } 
 import type { Parameter } from './parameters.js';
 
 const init = workerData as LaneInit;
-const { parameters, batch } = init;
+const { parameters } = init;
 const trained = parameters.filter((p) => p.trained);
-const n = batch.windows * batch.tokens;
 
 /** Views of a flat array as tensors, by name. */
 function tensorsOf(flat: Float32Array, list: readonly Parameter[], prefix = ''): Record<string, TensorValue> {
@@ -47,8 +46,8 @@ function refreshWeights(): void {
 }
 
 const tokenFeeds = ({ ids, labels }: Tokens): Record<string, TensorValue> => ({
-  ids: { type: 'int64', dims: [n], data: ids },
-  labels: { type: 'int64', dims: [n, 1], data: labels },
+  ids: { type: 'int64', dims: [ids.length], data: ids },
+  labels: { type: 'int64', dims: [labels.length, 1], data: labels },
 });
 
 /** Gradients of all parts, added in their order: the sum does not depend on when other lanes finish. */
@@ -94,7 +93,7 @@ async function measure(
     const result = await session.run({
       ...feeds,
       ...tokenFeeds(part),
-      scored: f32Tensor(part.scored, [n, 1]),
+      scored: f32Tensor(part.scored, [part.scored.length, 1]),
       threshold: f32Tensor(Float32Array.of(threshold), []),
     });
     measured.push({ nll: Number(result.nll.data[0]), zeros: Array.from(result.zeros.data as Int32Array) });

@@ -3,7 +3,6 @@ import { Worker } from 'node:worker_threads';
 import { HybridError, type ErrorCode } from '../errors.js';
 import { workerUrl } from '../io/worker-path.js';
 import type { METRICS } from './graphs.js';
-import type { Batch } from './model-graph.js';
 import type { Parameter } from './parameters.js';
 
 /** Inputs and what follows each of them; both [windows * tokens], as onnxruntime wants whole numbers. */
@@ -23,7 +22,6 @@ export interface MeasuredPart {
 
 export interface LaneInit {
   parameters: readonly Parameter[];
-  batch: Batch;
   training: Uint8Array;
   measuring: Uint8Array;
   weights: SharedArrayBuffer;

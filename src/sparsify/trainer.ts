@@ -20,8 +20,10 @@ export interface TrainerOptions {
   config: ModelConfig;
   parameters: readonly Parameter[];
   activation: Activation;
-  /** What one run of a lane computes. */
+  /** What one run of a lane trains on. */
   batch: Batch;
+  /** What one run of a lane measures. @default the same */
+  measured?: Batch;
   l1: boolean;
   distill: number;
   optimizer: AdamWOptions;
@@ -82,11 +84,10 @@ export class Trainer {
     const teacherBuffer = teacher && sharedFloats(teacher.length);
     teacherBuffer?.set(teacher!);
     const { model: training } = trainingGraph(options);
-    const { model: measuring } = measuringGraph(options);
+    const { model: measuring } = measuringGraph({ ...options, batch: options.measured ?? options.batch });
     const lanes = Lanes.start(
       sums.map((sum) => ({
         parameters,
-        batch: options.batch,
         training,
         measuring,
         weights: weights.buffer,
@@ -121,8 +122,8 @@ export class Trainer {
     const measured = await this.lanes.measure(parts, threshold);
     const scored = parts.reduce((sum, part) => sum + part.scored.reduce((a, b) => a + b, 0), 0);
     const nll = measured.reduce((sum, part) => sum + part.nll, 0);
-    const { windows, tokens } = this.options.batch;
-    const neurons = parts.length * windows * tokens * this.options.config.intermediateSize;
+    const positions = parts.reduce((sum, part) => sum + part.ids.length, 0);
+    const neurons = positions * this.options.config.intermediateSize;
     const layers = measured[0].zeros.map(
       (_, l) => measured.reduce((sum, part) => sum + part.zeros[l], 0) / neurons,
     );
