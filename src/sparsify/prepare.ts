@@ -6,6 +6,7 @@ import { createTokenizer, type Tokenizer } from '../model/tokenizer.js';
 import type { WeightSource } from '../model/types.js';
 import type { AdamWOptions } from '../onnx/adamw.js';
 import { checkLength, divisorUpTo, heldOutParts, splitHeldOut, type TrainingText } from './batches.js';
+import { encodeText } from './encode-text.js';
 import type { Tokens } from './lanes.js';
 import type { Batch } from './model-graph.js';
 import { parametersOf, type Parameter, type TrainedPart } from './parameters.js';
@@ -94,7 +95,7 @@ export async function prepare(
     throw new UsageError(`--window ${window}: the model's context is ${config.maxContext}`);
   }
   const tokenizer = createTokenizer(source.tokenizer);
-  const encode = (text: string): Int32Array => Int32Array.from(tokenizer.encode(text, { addSpecial: false }));
+  const encode = (text: string): Int32Array => encodeText(tokenizer, text);
   const given = texts.map(({ name, text, weight }) => ({ name, weight, ids: encode(text) }));
   const split = heldOutText === null ? splitHeldOut(given, window) : null;
   const training = split?.texts ?? given;
