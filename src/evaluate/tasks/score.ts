@@ -186,7 +186,7 @@ function goldOf(sample: Sample): number[] | null {
   const found = (asList ?? [target]).map((value): number => {
     const index = typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value;
     if (typeof index === 'number') return index;
-    return typeof index === 'string' ? Math.max(texts.indexOf(index), continuations.indexOf(index)) : -1;
+    return typeof index === 'string' ? Math.max(only(texts, index), only(continuations, index)) : -1;
   });
   if (found.length > 0 && found.every((i) => Number.isInteger(i) && i >= 0 && i < count)) return found;
   const own = sample.answers.slice(0, count).map((a) => (a ? likelihood(a) : NaN));
@@ -196,6 +196,10 @@ function goldOf(sample: Sample): number[] | null {
   if (acc === 1) return [chosen];
   return count === 2 ? [1 - chosen] : null;
 }
+
+/** Where a text stands in a list; -1 when it stands there not at all or more than once. */
+const only = (list: readonly string[], text: string): number =>
+  list.indexOf(text) === list.lastIndexOf(text) ? list.indexOf(text) : -1;
 
 /** The first of the largest. */
 function argmax(values: readonly number[]): number {
