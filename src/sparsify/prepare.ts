@@ -76,7 +76,7 @@ export interface Prepared {
  * @param heldOutText null: the end of every text is held out
  * @throws UsageError, ModelError for what cannot be trained
  */
-export async function prepare(
+export function prepare(
   source: WeightSource,
   texts: readonly TextSource[],
   heldOutText: string | null,
@@ -90,6 +90,25 @@ export async function prepare(
       { hint: 'Raise its threshold with --shift-only, or give the SiLU model it was made from.' },
     );
   }
+  return prepareText(source, texts, heldOutText, options);
+}
+
+/** For a model that is only measured: all text is held out. */
+export function prepareMeasuring(
+  source: WeightSource,
+  texts: readonly TextSource[],
+  options: TrainingOptions,
+): Promise<Prepared> {
+  return prepareText(source, [], texts.map(({ text }) => text).join('\n'), options);
+}
+
+async function prepareText(
+  source: WeightSource,
+  texts: readonly TextSource[],
+  heldOutText: string | null,
+  options: TrainingOptions,
+): Promise<Prepared> {
+  const { config } = source;
   const window = options.window ?? Math.min(DEFAULT_WINDOW, config.maxContext);
   if (window > config.maxContext) {
     throw new UsageError(`--window ${window}: the model's context is ${config.maxContext}`);

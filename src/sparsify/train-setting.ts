@@ -23,7 +23,8 @@ export async function trainSetting<T>(
     trainer = startTrainer(prepared, setting);
     const { plan, texts, heldOut, parameters } = prepared;
     const progress = await runTraining(trainer, setting, plan, {
-      ...{ folder, texts, heldOut, parameters, ...hooks },
+      ...{ folder, texts, heldOut, parameters },
+      ...{ signal: hooks.signal, onProgress: hooks.onProgress },
     });
     return await use(trainer, progress, folder);
   } finally {
