@@ -34,7 +34,8 @@ export function encodeText(
   return Int32Array.from(ids);
 }
 
-function patiently<T>(work: () => T): T {
+/** Work that a tokenizer bounds in time, tried again when it was the machine that took the time. */
+export function patiently<T>(work: () => T): T {
   for (let attempt = 1; ; attempt++) {
     try {
       return work();

@@ -41,8 +41,9 @@ const sessions: { training?: OnnxSession; measuring?: OnnxSession } = {};
 const sessionFor = async (kind: 'training' | 'measuring'): Promise<OnnxSession> =>
   (sessions[kind] ??= await OnnxSession.create(init[kind], { threads: init.threads }));
 
-function refreshWeights(): void {
-  for (const { begin, size } of trained) weights.set(shared.subarray(begin, begin + size), begin);
+function refreshWeights(all: boolean): void {
+  for (const { begin, size } of all ? parameters : trained)
+    weights.set(shared.subarray(begin, begin + size), begin);
 }
 
 const tokenFeeds = ({ ids, labels }: Tokens): Record<string, TensorValue> => ({
@@ -102,7 +103,7 @@ async function measure(
 }
 
 parentPort!.on('message', (job: LaneJob) => {
-  refreshWeights();
+  refreshWeights(job.reload ?? false);
   const work = job.type === 'train' ? train(job.parts, job.lambda) : measure(job.parts, job.threshold);
   work.then(
     (result) => parentPort!.postMessage({ ok: true, result } satisfies LaneReply),

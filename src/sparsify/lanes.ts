@@ -32,9 +32,13 @@ export interface LaneInit {
   threads: number;
 }
 
-export type LaneJob =
+export type LaneJob = (
   | { type: 'train'; parts: Tokens[]; lambda: number }
-  | { type: 'measure'; parts: (Tokens & { scored: Float32Array })[]; threshold: number };
+  | { type: 'measure'; parts: (Tokens & { scored: Float32Array })[]; threshold: number }
+) & {
+  /** Someone changed weights that are not trained: read all of them again. */
+  reload?: boolean;
+};
 
 export type LaneReply =
   { ok: true; result: StepMetrics[] | MeasuredPart[] } | { ok: false; code: ErrorCode; message: string };
@@ -75,6 +79,9 @@ class Lane {
 }
 
 export class Lanes {
+  /** Set where untrained weights were changed: the lanes' next job reads them too. */
+  reload = false;
+
   private constructor(private readonly lanes: readonly Lane[]) {}
 
   static start(inits: readonly LaneInit[]): Lanes {
@@ -97,9 +104,11 @@ export class Lanes {
 
   private async share<P, R>(parts: readonly P[], jobFor: (own: P[]) => LaneJob): Promise<R[]> {
     const count = this.lanes.length;
+    const { reload } = this;
+    this.reload = false;
     const at = (i: number): number => Math.floor((i * parts.length) / count);
     const replies = await Promise.all(
-      this.lanes.map((lane, i) => lane.run(jobFor(parts.slice(at(i), at(i + 1))))),
+      this.lanes.map((lane, i) => lane.run({ ...jobFor(parts.slice(at(i), at(i + 1))), reload })),
     );
     return replies.flatMap((reply) => {
       if (!reply.ok) throw new HybridError(reply.code, reply.message);

@@ -6,7 +6,7 @@ import { createTokenizer, type Tokenizer } from '../model/tokenizer.js';
 import type { WeightSource } from '../model/types.js';
 import type { AdamWOptions } from '../onnx/adamw.js';
 import { checkLength, divisorUpTo, heldOutParts, splitHeldOut, type TrainingText } from './batches.js';
-import { encodeText } from './encode-text.js';
+import { encodeText, patiently } from './encode-text.js';
 import type { Tokens } from './lanes.js';
 import type { Batch } from './model-graph.js';
 import { parametersOf, type Parameter, type TrainedPart } from './parameters.js';
@@ -76,7 +76,7 @@ export interface Prepared {
  * @param heldOutText null: the end of every text is held out
  * @throws UsageError, ModelError for what cannot be trained
  */
-export function prepare(
+export async function prepare(
   source: WeightSource,
   texts: readonly TextSource[],
   heldOutText: string | null,
@@ -113,7 +113,7 @@ async function prepareText(
   if (window > config.maxContext) {
     throw new UsageError(`--window ${window}: the model's context is ${config.maxContext}`);
   }
-  const tokenizer = createTokenizer(source.tokenizer);
+  const tokenizer = patiently(() => createTokenizer(source.tokenizer));
   const encode = (text: string): Int32Array => encodeText(tokenizer, text);
   const given = texts.map(({ name, text, weight }) => ({ name, weight, ids: encode(text) }));
   const split = heldOutText === null ? splitHeldOut(given, window) : null;

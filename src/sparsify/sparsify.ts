@@ -191,6 +191,7 @@ async function finish(
   const typeOf = fileTypes(source, options.dtype ?? null);
   mergeAdapters(parameters, trainer.weights);
   roundWeights(parameters, trainer.weights, typeOf);
+  trainer.weightsChanged();
   let activation: Activation = setting.activation;
   let measured: Measurement;
   let shift: ShiftPoint[] | null = null;

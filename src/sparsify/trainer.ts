@@ -141,6 +141,11 @@ export class Trainer {
     return out;
   }
 
+  /** To be called after changing weights that are not trained. */
+  weightsChanged(): void {
+    this.lanes.reload = true;
+  }
+
   async end(): Promise<void> {
     await this.lanes.end();
     await this.updater?.release();
