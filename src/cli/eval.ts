@@ -80,7 +80,7 @@ async function evalCommand(
     return evalTasksCommand(context, argument, { ...flags, tasks: flags.tasks });
   }
   if (flags.text === undefined) {
-    throw new UsageError('eval needs a text or tasks', 'Give --text FILE or --tasks FILE...');
+    throw new UsageError('eval needs --text FILE or --tasks FILE...');
   }
   if (flags.beginToken || flags.ownRows) {
     throw new UsageError(`--${flags.ownRows ? 'own-rows' : 'begin-token'} belongs to --tasks`);
