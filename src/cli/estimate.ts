@@ -3,10 +3,11 @@ import { Option, type Command } from 'commander';
 import { HybridError } from '../errors.js';
 import { GPU_CHOICES, type GpuChoice } from '../gpu/providers.js';
 import { formatBytes } from '../io/progress.js';
+import { describeBlock } from '../model/block.js';
 import type { KvFormat } from '../kernels/kernels.js';
 import type { WeightFormat } from '../kernels/layout.js';
 import type { PackHeader } from '../pack/types.js';
-import type { Estimate, PlacementHardware } from '../profiler/placement-costs.js';
+import type { Estimate, LayerActivity, PlacementHardware } from '../profiler/placement-costs.js';
 import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
 import { kvCacheOption, outputOptions, quantOption } from './options.js';
@@ -69,7 +70,12 @@ async function estimate(context: CliContext, path: string, flags: EstimateFlags)
   const header = await headerOf(path, flags.quant);
   const hardware = await measureHardware(context, flags);
   const { estimatePlacement } = await import('../profiler/placement-costs.js');
-  const model = { header, activity: [], contextTokens: flags.contextTokens, kvFormat: flags.kvCache };
+  const model = {
+    header,
+    activity: expertActivity(header),
+    contextTokens: flags.contextTokens,
+    kvFormat: flags.kvCache,
+  };
   const result = await estimatePlacement(model, hardware, flags.gpuMemory);
   if (context.json) {
     const { cpuOnly, hybrid, placed } = result;
@@ -77,6 +83,7 @@ async function estimate(context: CliContext, path: string, flags: EstimateFlags)
     context.printJson({
       model: header.name,
       quant: header.quant,
+      block: describeBlock(header.config),
       budgetBytes: flags.gpuMemory,
       hardware,
       cpuOnly,
@@ -92,11 +99,10 @@ async function estimate(context: CliContext, path: string, flags: EstimateFlags)
 
 /** Of a pack its own header; of a model the one its pack would have. */
 async function headerOf(path: string, quant: WeightFormat | undefined): Promise<PackHeader> {
-  const [{ looksLikePack, openPack }, { openModel }, { planPack }, { formatsFor }] = await Promise.all([
+  const [{ looksLikePack, openPack }, { openModel }, { planPackOf }] = await Promise.all([
     import('../pack/reader.js'),
     import('../model/open-model.js'),
-    import('../pack/format.js'),
-    import('../pack/layout.js'),
+    import('../pack/convert.js'),
   ]);
   if (looksLikePack(path)) {
     const pack = openPack(path);
@@ -105,16 +111,26 @@ async function headerOf(path: string, quant: WeightFormat | undefined): Promise<
   }
   const source = await openModel(path);
   await source.close();
-  const { name, config, tokenizer } = source;
-  const facts = {
-    toolVersion: '',
-    name,
-    config,
-    quant: quant ?? 'q8',
-    fingerprint: '0'.repeat(64),
-    tokenizer,
-  };
-  return planPack(facts, formatsFor(facts.quant)).header;
+  return planPackOf(source, '0'.repeat(64), quant ?? null, 'q8').header;
+}
+
+/**
+ * Neurons of a mixture: those of the chosen experts are candidates, half of them active where the activation has
+ * zeros (as estimates assume elsewhere). Which experts is not known, so all are equally likely.
+ */
+function expertActivity(header: PackHeader): LayerActivity[] {
+  const { block, activation, intermediateSize } = header.config;
+  const { experts } = block.ffn;
+  if (experts === null) return [];
+  const chosen = experts.active / experts.count;
+  const active = activation.kind === 'silu' ? chosen : chosen / 2;
+  const filled = (share: number) => new Float32Array(intermediateSize).fill(share);
+  return header.layers.map(({ router }) => ({
+    mode: 'predicted',
+    frequency: filled(active),
+    candidateRate: filled(chosen),
+    predictorBytes: router?.bytes ?? 0,
+  }));
 }
 
 async function measureHardware(context: CliContext, flags: EstimateFlags): Promise<PlacementHardware> {
@@ -153,6 +169,7 @@ function toText(header: PackHeader, budget: number, hardware: PlacementHardware,
   const speed = (tokensPerSecond: number): string => `${tokensPerSecond.toFixed(1)} tokens/s`;
   const facts: [string, string][] = [
     ['model', `${header.name}, ${header.quant}, ${formatBytes(header.fileBytes)}`],
+    ...describeBlock(header.config).map((phrase): [string, string] => ['layers', phrase]),
     [
       'hardware',
       `CPU ${(hardware.cpuBytesPerSecond / 1e9).toFixed(1)} GB/s, GPU ${(hardware.gpuBytesPerSecond / 1e9).toFixed(1)} GB/s, ` +

@@ -23,6 +23,7 @@ export interface EngineFlags {
   quant?: WeightFormat;
   context?: number;
   kvCache?: KvFormat;
+  kvMemory?: number;
 }
 
 /** Which predictors to use, and at which thresholds. */
@@ -39,9 +40,10 @@ export const threadsOption = (): Option =>
   );
 
 export const quantOption = (): Option =>
-  new Option('--quant <format>', 'weights: q4, q8 or f32 (default: q8, or what a pack holds)').argParser(
-    oneOf('--quant', WEIGHT_FORMATS),
-  );
+  new Option(
+    '--quant <format>',
+    'weights: q4, q8 or f32 (default: q8, what a quantised file asks for, or what a pack holds)',
+  ).argParser(oneOf('--quant', WEIGHT_FORMATS));
 
 export const kvCacheOption = (): Option =>
   new Option('--kv-cache <format>', 'KV cache format (default: q8, f32 for an f32 pack)').choices([
@@ -63,6 +65,12 @@ export function engineOptions(command: Command): Command {
       ).argParser(wholeNumber('--context', 1, MAX_CONTEXT)),
     )
     .addOption(kvCacheOption())
+    .addOption(
+      new Option(
+        '--kv-memory <size>',
+        'bytes of the KV cache, such as 2GiB (default: by --context)',
+      ).argParser(byteSize('--kv-memory')),
+    )
     .addOption(new Option('--gpu <provider>', 'where hot neurons live').choices(GPU_CHOICES).default('off'))
     .addOption(
       new Option('--gpu-memory <size>', 'bytes of GPU memory for weights, such as 4GiB').argParser(
@@ -117,6 +125,7 @@ export function loadOptions(context: CliContext, flags: EngineFlags & PlanFlags)
     quant: flags.quant,
     contextLength: flags.context,
     kvCache: flags.kvCache,
+    kvMemory: flags.kvMemory,
     gpu: flags.gpu,
     gpuMemory: flags.gpuMemory,
     signal: context.signal,
