@@ -11,6 +11,7 @@ import { registerExport } from './export.js';
 import { registerInspect } from './inspect.js';
 import { registerProfile } from './profile.js';
 import { registerRun } from './run.js';
+import { registerSparsify } from './sparsify.js';
 import { registerTune } from './tune.js';
 
 /** In the order of help. */
@@ -18,6 +19,7 @@ const COMMANDS = [
   registerRun,
   registerProfile,
   registerTune,
+  registerSparsify,
   registerConvert,
   registerInspect,
   registerEval,

@@ -230,3 +230,9 @@ export function ggufName(name: TensorName): string {
   if (typeof place !== 'string') throw new Error(`no GGUF name for ${name}`);
   return place.replace('{l}', parts[1]);
 }
+
+/** The name that a Llama block's tensor has in a Hugging Face folder. */
+export function huggingFaceName(name: TensorName): string {
+  const [first, layer, role] = name.split('.');
+  return (HUGGING_FACE.places[(role ?? first) as Role] as string).replace('{l}', layer);
+}
