@@ -5,6 +5,7 @@ import { GPU_CHOICES, type GpuChoice } from '../gpu/providers.js';
 import { formatBytes } from '../io/progress.js';
 import type { KvFormat } from '../kernels/kernels.js';
 import type { WeightFormat } from '../kernels/layout.js';
+import type { WeightSource } from '../model/types.js';
 import type { PackHeader } from '../pack/types.js';
 import type { Estimate, PlacementHardware } from '../profiler/placement-costs.js';
 import type { CliContext } from './context.js';
@@ -92,11 +93,9 @@ async function estimate(context: CliContext, path: string, flags: EstimateFlags)
 
 /** Of a pack its own header; of a model the one its pack would have. */
 async function headerOf(path: string, quant: WeightFormat | undefined): Promise<PackHeader> {
-  const [{ looksLikePack, openPack }, { openModel }, { planPack }, { formatsFor }] = await Promise.all([
+  const [{ looksLikePack, openPack }, { openModel }] = await Promise.all([
     import('../pack/reader.js'),
     import('../model/open-model.js'),
-    import('../pack/format.js'),
-    import('../pack/layout.js'),
   ]);
   if (looksLikePack(path)) {
     const pack = openPack(path);
@@ -105,16 +104,20 @@ async function headerOf(path: string, quant: WeightFormat | undefined): Promise<
   }
   const source = await openModel(path);
   await source.close();
-  const { name, config, tokenizer } = source;
-  const facts = {
-    toolVersion: '',
-    name,
-    config,
-    quant: quant ?? 'q8',
-    fingerprint: '0'.repeat(64),
-    tokenizer,
-  };
-  return planPack(facts, formatsFor(facts.quant)).header;
+  return plannedHeader(source, quant ?? 'q8');
+}
+
+/** The header that a model's pack would have: config and formats decide it, no weights are read. */
+export async function plannedHeader(
+  { name, config, tokenizer }: Pick<WeightSource, 'name' | 'config' | 'tokenizer'>,
+  quant: WeightFormat,
+): Promise<PackHeader> {
+  const [{ planPack }, { formatsFor }] = await Promise.all([
+    import('../pack/format.js'),
+    import('../pack/layout.js'),
+  ]);
+  const facts = { toolVersion: '', name, config, quant, fingerprint: '0'.repeat(64), tokenizer };
+  return planPack(facts, formatsFor(quant)).header;
 }
 
 async function measureHardware(context: CliContext, flags: EstimateFlags): Promise<PlacementHardware> {

@@ -9,13 +9,19 @@ import { registerEstimate } from './estimate.js';
 import { registerEval } from './eval.js';
 import { registerExport } from './export.js';
 import { registerInspect } from './inspect.js';
+import { registerList } from './list.js';
 import { registerProfile } from './profile.js';
+import { registerPull } from './pull.js';
+import { registerRm } from './rm.js';
 import { registerRun } from './run.js';
 import { registerTune } from './tune.js';
 
 /** In the order of help. */
 const COMMANDS = [
   registerRun,
+  registerPull,
+  registerList,
+  registerRm,
   registerProfile,
   registerTune,
   registerConvert,
