@@ -14,11 +14,13 @@ import { registerProfile } from './profile.js';
 import { registerPull } from './pull.js';
 import { registerRm } from './rm.js';
 import { registerRun } from './run.js';
+import { registerServe } from './serve.js';
 import { registerTune } from './tune.js';
 
 /** In the order of help. */
 const COMMANDS = [
   registerRun,
+  registerServe,
   registerPull,
   registerList,
   registerRm,

@@ -88,7 +88,7 @@ const DEFAULT_MAX_TOKENS = 256;
 
 /** This library's engine: one request after the other, and no options that its sampler does not have. */
 export class HybridBackend implements Backend {
-  readonly slots = 1;
+  readonly slots: number = 1;
   readonly lacks: ReadonlySet<Capability> = new Set([
     'mask',
     'logprobs',
