@@ -1,6 +1,7 @@
 /** Conversations, tools and response formats as requests describe them; shared by chat and responses. */
 import { z } from 'zod';
 import { anyObject, compileSchema, SchemaError, type Node } from '../constrain/index.js';
+import { isObject } from '../io/strict-json.js';
 import { invalidRequest, notSupported } from './api-error.js';
 import { functionName, maybe, schemaObject, textContent } from './fields.js';
 import type { TemplateMessage } from './render.js';
@@ -130,9 +131,10 @@ export const functionFields = {
 export const templateTools = (tools: readonly Tool[]): object[] =>
   tools.map(({ name, description, parameters }) => ({
     type: 'function',
+    // Templates reach for `parameters.properties` without asking whether it is there.
     function: {
       name,
       description: description ?? '',
-      parameters: parameters ?? { type: 'object', properties: {} },
+      parameters: { type: 'object', properties: {}, ...(isObject(parameters) ? parameters : {}) },
     },
   }));

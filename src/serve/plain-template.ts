@@ -3,15 +3,18 @@
  * less; the demo model tells tales whatever it is asked.
  */
 export const PLAIN_TEMPLATE = `{%- if tools %}Tools:
-{%- for tool in tools %} {{ tool.function.name }}({{ tool.function.parameters.properties | default({}) | list | join(', ') }})
+{%- for tool in tools %} {{ tool.function.name }}(
+{%- for name, value in tool.function.parameters.properties.items() %}{{ name }}{% if not loop.last %}, {% endif %}{% endfor %})
 {%- endfor %}
 
 {% endif %}
 {%- for message in messages %}{{ message.role }}: {{ message.content }}
-{%- for call in message.tool_calls | default([]) %}<tool_call>
+{%- if message.tool_calls %}
+{%- for call in message.tool_calls %}<tool_call>
 {"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
 </tool_call>
 {%- endfor %}
+{%- endif %}
 
 {% endfor %}
 {%- if add_generation_prompt %}assistant:{% endif %}`;

@@ -151,23 +151,6 @@ describe('tools', () => {
     expect(done.choices[0].message.content!.length).toBeGreaterThan(0);
   });
 
-  it('left to the model, a call it begins is a call it ends', async () => {
-    // The bias makes this model begin one: `<` is a token, and after it the tag is the likeliest way to go on.
-    const id = (text: string): string => String(s.model.tokenizer.encode(text, { addSpecial: false })[0]);
-    const bias = Object.fromEntries([...'<tool_call>'].map((c) => [id(c), 60]));
-    const done = await client.chat.completions.create({
-      ...CHAT,
-      max_completion_tokens: 150,
-      tools: [tool('crown')],
-      logit_bias: bias,
-      frequency_penalty: 2,
-      presence_penalty: 2,
-    });
-    const { message, finish_reason: finish } = done.choices[0];
-    if (finish === 'tool_calls') expect(message.tool_calls).toHaveLength(1);
-    else expect(message.content).toBeTypeOf('string');
-  });
-
   it('are called by the Responses API in its own form', async () => {
     const done = await client.responses.create({
       model: MODEL,
