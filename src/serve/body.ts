@@ -74,9 +74,11 @@ function mostSpecific(issues: readonly z.core.$ZodIssue[]): z.core.$ZodIssue {
   const [issue] = issues;
   if (issue.code !== 'invalid_union') return issue;
   const inner = issue.errors.filter((list) => list.length > 0).map(mostSpecific);
-  const deepest = inner.sort((a, b) => b.path.length - a.path.length)[0];
-  if (!deepest || deepest.path.length === 0) return issue;
-  return { ...deepest, path: [...issue.path, ...deepest.path] } as z.core.$ZodIssue;
+  const reach = (i: z.core.$ZodIssue): number => 2 * i.path.length + (i.code === 'invalid_type' ? 0 : 1);
+  const best = [...inner].sort((a, b) => reach(b) - reach(a))[0];
+  if (!best) return issue;
+  const message = reach(best) > 0 ? best.message : [...new Set(inner.map((i) => i.message))].join(', or ');
+  return { ...best, message, path: [...issue.path, ...best.path] } as z.core.$ZodIssue;
 }
 
 const short = (text: string): string => (text.length > 100 ? `${text.slice(0, 100)}...` : text);

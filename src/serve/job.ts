@@ -63,7 +63,7 @@ export class Job {
     }
     model.admission.requireRoom(sequences.length);
     const job = new Job(options);
-    job.first = await model.admission.acquire(job.signal);
+    job.first = await job.slot();
     return job;
   }
 
@@ -89,7 +89,7 @@ export class Job {
     events: JobEvents,
   ): Promise<BackendResult> {
     const { model, sampling, mask, metrics } = this.options;
-    const slot = index === 0 ? this.first! : await model.admission.acquire(this.signal);
+    const slot = index === 0 ? this.first! : await this.slot();
     let silent = true;
     try {
       const result = await model.backend.generate(
@@ -114,6 +114,14 @@ export class Job {
       throw error;
     } finally {
       slot.release();
+    }
+  }
+
+  private async slot(): Promise<Slot> {
+    try {
+      return await this.options.model.admission.acquire(this.signal);
+    } catch (error) {
+      throw this.signal.aborted ? this.abortError() : error;
     }
   }
 

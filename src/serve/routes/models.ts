@@ -6,7 +6,16 @@ export const listModels = (c: ServeContext, service: Service): Response =>
   c.json({ object: 'list', data: [...service.models.values()].map(describe) });
 
 export const oneModel = (c: ServeContext, service: Service): Response =>
-  c.json(describe(service.model(decodeURIComponent(c.req.path.slice('/v1/models/'.length)))));
+  c.json(describe(service.model(decoded(c.req.path.slice('/v1/models/'.length)))));
+
+/** What is no percent encoding is a name that no model has. */
+function decoded(path: string): string {
+  try {
+    return decodeURIComponent(path);
+  } catch {
+    return path;
+  }
+}
 
 const describe = (model: ServedModel): object => ({
   id: model.name,
