@@ -3,7 +3,6 @@ import { Option, type Command } from 'commander';
 import { HybridError, UsageError } from '../errors.js';
 import { readSmallText } from '../io/regular-file.js';
 import { MAX_TEMPLATE_BYTES } from '../model/limits.js';
-import type { ApiServer } from '../serve/server.js';
 import type { Service } from '../serve/service.js';
 import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
@@ -152,8 +151,9 @@ async function serveCommand(
     await untilInterrupted(context.signal);
     log.info('draining');
   } finally {
-    await drained(context, server);
+    await server.drain();
   }
+  context.settleInterruption();
 }
 
 async function load(
@@ -188,11 +188,6 @@ const untilInterrupted = (signal: AbortSignal): Promise<void> =>
     if (signal.aborted) resolve();
     signal.addEventListener('abort', () => resolve(), { once: true });
   });
-
-async function drained(context: CliContext, server: ApiServer): Promise<void> {
-  await server.drain();
-  if (context.interruption !== null) context.settleInterruption();
-}
 
 function apiKeys(flags: ServeFlags): string[] {
   const fromFile =
