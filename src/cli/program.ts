@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { TOOL_VERSION } from '../pack/tool-version.js';
 import type { CliContext } from './context.js';
 import { registerBench } from './bench.js';
+import { registerChat } from './chat.js';
 import { registerConvert } from './convert.js';
 import { registerDoctor } from './doctor.js';
 import { registerEstimate } from './estimate.js';
@@ -20,6 +21,7 @@ import { registerTune } from './tune.js';
 /** In the order of help. */
 const COMMANDS = [
   registerRun,
+  registerChat,
   registerServe,
   registerPull,
   registerList,

@@ -2,8 +2,8 @@
 import { Option, type Command } from 'commander';
 import { HybridError, UsageError } from '../errors.js';
 import { readSmallText } from '../io/regular-file.js';
-import { MAX_TEMPLATE_BYTES } from '../model/limits.js';
 import type { Service } from '../serve/service.js';
+import { chatTemplateOption, templateOf } from './chat-template.js';
 import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
 import {
@@ -64,7 +64,7 @@ export function registerServe(program: Command, context: CliContext): void {
         collect,
       ),
     )
-    .option('--chat-template <file>', 'Jinja template; plain: a simple dialogue (default: the model’s own)')
+    .addOption(chatTemplateOption())
     .addOption(
       new Option('--max-body <size>', 'largest request (default: 1MiB)').argParser(byteSize('--max-body')),
     )
@@ -206,9 +206,4 @@ function apiKeys(flags: ServeFlags): string[] {
   if (flags.apiKeyFile !== undefined && keys.length === 0)
     throw new UsageError(`${flags.apiKeyFile} holds no keys`);
   return keys;
-}
-
-function templateOf(choice: string | undefined): string | null {
-  if (choice === undefined || choice === 'plain') return choice ?? null;
-  return readSmallText(choice, MAX_TEMPLATE_BYTES, (message) => new HybridError('FILE_INVALID', message));
 }

@@ -1,5 +1,6 @@
 /** One API request: a slot for each sequence, an end in time, and an account of what it took. */
 import { randomInt } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { ConstraintError } from '../constrain/index.js';
 import type { LayerDensity } from '../engine/stats.js';
 import type { Slot } from './admission.js';
@@ -43,6 +44,7 @@ export class Job {
   private constructor(private readonly options: JobOptions) {
     this.timeout = AbortSignal.timeout(options.limits.requestMs);
     this.signal = AbortSignal.any([options.client, this.stopper.signal, this.timeout]);
+    setMaxListeners(0, this.signal); // every waiting sequence listens
   }
 
   /**

@@ -168,7 +168,8 @@ export function pageClient(): void {
       const [choice] = chunk.choices;
       const piece = choice?.delta?.content ?? choice?.text ?? '';
       written += piece;
-      if (piece) body.append(piece);
+      // Templates end before a space that the model then writes.
+      if (piece) body.append(written === piece && chatting ? piece.trimStart() : piece);
       if (piece) log.scrollTop = log.scrollHeight;
       if (chunk.layers) showLayers(chunk.layers);
       if (chunk.timings) {

@@ -23,10 +23,10 @@ export const MARKUP = `
   <section aria-labelledby="strip-title">
     <h2 id="strip-title">Neurons, layer by layer</h2>
     <p class="legend"><span class="key candidates"></span> computed <span class="key active"></span> active <span class="key skipped"></span> skipped</p>
-    <table id="strip">
+    <div class="strip-scroll" tabindex="0" role="region" aria-labelledby="strip-title"><table id="strip">
       <thead><tr><th scope="col">Layer</th><th scope="col"><span class="hidden">Shares</span></th><th scope="col">Computed</th><th scope="col">Active</th><th scope="col">Recall</th></tr></thead>
       <tbody></tbody>
-    </table>
+    </table></div>
     <p id="stats" class="stats" aria-live="polite">Send something and watch.</p>
   </section>
   <details id="settings">

@@ -30,8 +30,8 @@ button { cursor: pointer; min-height: 2.5rem; } button:disabled { opacity: .5; c
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 1px; }
 aside { padding: 1rem 0; font-size: .9rem; }
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .15rem .3rem; text-align: right; font-weight: normal; } th:first-child, td:first-child { text-align: left; }
-th { color: var(--soft); font-size: .8rem; } td.bar { width: 45%; }
+th, td { padding: .15rem .3rem; text-align: right; font-weight: normal; white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
+th { color: var(--soft); font-size: .8rem; } td.bar { width: 99%; }
 .track { position: relative; height: .8rem; background: var(--skipped); border-radius: .2rem; overflow: hidden; }
 .track span { position: absolute; inset: 0 auto 0 0; width: 0; transition: width .12s linear; }
 .candidates { background: var(--candidates); } .active { background: var(--active); } .skipped { background: var(--skipped); }
