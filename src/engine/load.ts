@@ -139,8 +139,8 @@ export function fillRopeTables(context: LaneContext): void {
 
 /** Euclidean norm of this lane's share of the down columns, for weighted recall. */
 export function fillDownNorms(context: LaneContext): void {
-  const { lane, layout, shared } = context;
-  const row = shared.partials + lane * layout.batchTokens * shared.rowPartial;
+  const { lane, layout } = context;
+  const row = layout.laneScratch[lane].xn;
   const d = layout.config.hiddenSize;
   for (const layer of layout.layers) {
     const { kernels, f32 } = context.arenas[layer.arena];

@@ -87,7 +87,7 @@ export async function evaluate(
   };
 }
 
-/** `exact` computes what `dense` does; without predictors an engine is its own dense reference up to rounding. */
+/** Every neuron computed, unless the engine does that anyway. */
 async function denseLogits(
   engine: Engine,
   dense: Engine | undefined,
@@ -97,7 +97,7 @@ async function denseLogits(
 ): Promise<Float32Array> {
   if (dense) return (await dense.logits({ tokens, signal })).logits;
   if (engine.layout.layers.every((layer) => layer.mode === 'dense')) return own;
-  return (await engine.logits({ tokens, applyPredictor: false, signal })).logits;
+  return (await engine.logits({ tokens, ffn: 'dense', signal })).logits;
 }
 
 /** All windows have the same number of tokens. Recall is weighted by the active neurons of its window. */

@@ -2,7 +2,7 @@
  * How a layer's recall and predicted sparsity move with its threshold, from the held-out samples. Scores are
  * computed by the engine's own kernels on the quantised predictor: the curve is what a run will do.
  */
-import { activationBytes, alignUp, isSketch, sketchBits } from '../kernels/layout.js';
+import { activationBytes, alignUp } from '../kernels/layout.js';
 import type { Ptr } from '../kernels/kernels.js';
 import { instantiateKernels, selectKernels } from '../kernels/select.js';
 import type { LayerCurve } from '../predictor/artifact.js';
@@ -55,9 +55,7 @@ export function createScorer(predictor: LayerPredictor, d: number): Scorer {
 
   const multiply = (m: RowMatrix, weights: Ptr, input: Ptr, quantised: Ptr, out: Ptr): void => {
     kernels.quantize(input, quantised, m.cols);
-    if (isSketch(m.format)) {
-      kernels.dotSketch(sketchBits(m.format), weights, m.stride, m.rows, quantised, out, m.cols);
-    } else kernels.dot(m.format, weights, m.stride, m.rows, quantised, out, m.cols);
+    kernels.dot(m.format, weights, m.stride, m.rows, quantised, 0, 1, out, m.rows, m.cols);
   };
 
   return {
