@@ -239,7 +239,7 @@ function statsOf({ stats }: BackendResult): string {
   const percent = (share: number | null): string =>
     share === null ? 'not measured' : `${(100 * share).toFixed(2)} %`;
   return [
-    `prompt ${stats.promptTokens} tokens (${stats.cachedPromptTokens ?? 0} cached) at ${stats.promptTokensPerSecond.toFixed(1)} tokens/s`,
+    `prompt ${stats.promptTokens} tokens (${stats.cachedPromptTokens} cached) at ${stats.promptTokensPerSecond.toFixed(1)} tokens/s`,
     `answer ${stats.generatedTokens} tokens at ${stats.decodeTokensPerSecond.toFixed(1)} tokens/s`,
     `ffn ${stats.ffnMode}, sparsity ${percent(stats.sparsity)}, predicted ${percent(stats.predictedSparsity)}, recall ${percent(stats.recall)}`,
     `${stats.kernels}, ${stats.threads} threads, ${(stats.bytesPerToken / 1e6).toFixed(1)} MB read a token`,

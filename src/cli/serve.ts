@@ -19,6 +19,7 @@ import { byteSize, collect, oneOf, wholeNumber } from './parse.js';
 interface ServeFlags extends EngineFlags, PlanFlags {
   host: string;
   port: number;
+  slots?: number;
   apiKey?: string[];
   apiKeyFile?: string;
   cors?: string[];
@@ -169,7 +170,7 @@ async function load(
     import('../serve/served-model.js'),
   ]);
   for (const path of paths) {
-    const model = await HybridModel.load(path, loadOptions(context, flags));
+    const model = await HybridModel.load(path, { ...loadOptions(context, flags), slots: flags.slots });
     if (service.models.has(model.name)) {
       await model.close();
       throw new UsageError(

@@ -18,7 +18,7 @@ export function usageOf(prompts: readonly number[], results: readonly BackendRes
   // Of a prompt's choices the first computes it; what later ones share is no longer the prompt's cost.
   const cached = results
     .filter((_, i) => i % perPrompt === 0)
-    .map((result) => result.stats.cachedPromptTokens ?? 0);
+    .map((result) => result.stats.cachedPromptTokens);
   return {
     prompt_tokens: prompt,
     completion_tokens: completion,

@@ -2,9 +2,7 @@
  * What the server needs of a model, and the only file of the server that knows the library. Everything else
  * is written against `Backend`; tests put a reference implementation behind it.
  */
-import type { Generation, GenerationResult } from '../api/generation.js';
 import type { GenerateOptions, HybridModel } from '../api/hybrid-model.js';
-import { UsageError } from '../errors.js';
 import type { RunStats } from '../engine/engine.js';
 import type { LayerDensity } from '../engine/stats.js';
 import type { TokenizerFiles } from '../model/types.js';
@@ -43,7 +41,7 @@ export interface GenerationEvents {
   onText(piece: string): void;
   /** Before the text that holds the token; only when log probabilities were asked for. */
   onToken?(token: TokenLogprob): void;
-  /** Densities of every layer so far, now and then. */
+  /** Densities of every layer of what was generated so far. */
   onLayers?(layers: readonly LayerDensity[]): void;
 }
 
@@ -51,12 +49,9 @@ export interface BackendResult {
   text: string;
   tokens: number[];
   stopReason: 'stop' | 'length' | 'abort';
-  stats: RunStats & { cachedPromptTokens?: number };
+  stats: RunStats;
   layers: LayerDensity[];
 }
-
-/** What an engine may lack. */
-export type Capability = 'mask' | 'logprobs' | 'penalties' | 'logit_bias' | 'embeddings';
 
 export interface Backend {
   readonly name: string;
@@ -70,7 +65,6 @@ export interface Backend {
   readonly slots: number;
   /** Tokens of an answer whose request names no limit. */
   readonly defaultMaxTokens: number;
-  readonly lacks: ReadonlySet<Capability>;
   /** @throws HybridError CONTEXT_FULL, LANE_FAILED, ... */
   generate(
     prompt: readonly number[],
@@ -82,25 +76,18 @@ export interface Backend {
   close(): Promise<void>;
 }
 
-/** Layers are looked at this often while an answer is written. */
-const LAYERS_INTERVAL_MS = 100;
 const DEFAULT_MAX_TOKENS = 256;
 
-/** This library's engine: one request after the other, and no options that its sampler does not have. */
+/** This library's engine. */
 export class HybridBackend implements Backend {
-  readonly slots: number = 1;
-  readonly lacks: ReadonlySet<Capability> = new Set([
-    'mask',
-    'logprobs',
-    'penalties',
-    'logit_bias',
-    'embeddings',
-  ] satisfies Capability[]);
-
   constructor(
-    private readonly model: HybridModel,
+    protected readonly model: HybridModel,
     readonly name = model.name,
   ) {}
+
+  get slots(): number {
+    return this.model.engine.layout.slots;
+  }
 
   get contextLength(): number {
     return this.model.engine.layout.contextLength;
@@ -131,52 +118,35 @@ export class HybridBackend implements Backend {
     request: SamplingRequest,
     events: GenerationEvents,
   ): Promise<BackendResult> {
-    const { mask, logprobs, presencePenalty, frequencyPenalty, logitBias, ...options } = request;
-    const refused = { mask, logprobs, penalties: presencePenalty || frequencyPenalty, logit_bias: logitBias };
-    const asked = Object.entries(refused).find(([, value]) => value !== undefined && value !== 0);
-    if (asked) throw lacking(asked[0] as Capability);
-    const generation = this.model.generate(prompt, options satisfies GenerateOptions);
-    const watch = this.watchLayers(events, request.measureRecall ?? false);
-    try {
-      return await this.stream(generation, events);
-    } finally {
-      clearInterval(watch);
+    const generation = this.model.generate(prompt, request satisfies GenerateOptions);
+    for await (const { text, logprobs } of generation.pieces()) {
+      for (const token of logprobs ?? []) events.onToken?.(token);
+      if (text !== '') events.onText(text);
     }
-  }
-
-  async embed(): Promise<Float32Array[]> {
-    throw lacking('embeddings');
-  }
-
-  close(): Promise<void> {
-    return this.model.close();
-  }
-
-  private async stream(generation: Generation, events: GenerationEvents): Promise<GenerationResult> {
-    for await (const piece of generation) events.onText(piece);
     const result = await generation;
     events.onLayers?.(result.layers);
     return result;
   }
 
-  private watchLayers(events: GenerationEvents, measured: boolean): NodeJS.Timeout | undefined {
-    const { onLayers } = events;
-    if (!onLayers) return undefined;
-    const { engine } = this.model;
-    return setInterval(
-      () => onLayers(engine['densities'](engine['lanes'].decodeStats, true, measured)),
-      LAYERS_INTERVAL_MS,
+  embed(prompts: readonly (readonly number[])[], signal: AbortSignal): Promise<Float32Array[]> {
+    return Promise.all(
+      prompts.map(async (tokens) => {
+        const { hidden } = await this.model.engine.logits({ tokens, logits: false, hidden: true, signal });
+        return meanDirection(hidden!, tokens.length);
+      }),
     );
+  }
+
+  close(): Promise<void> {
+    return this.model.close();
   }
 }
 
-const NAMES: Record<Capability, string> = {
-  mask: 'constrained decoding (response_format, tool_choice)',
-  logprobs: 'log probabilities',
-  penalties: 'presence_penalty and frequency_penalty',
-  logit_bias: 'logit_bias',
-  embeddings: 'embeddings',
-};
-
-export const lacking = (capability: Capability): UsageError =>
-  new UsageError(`this engine has no ${NAMES[capability]}`);
+/** The mean of rows, scaled to length 1. @param rows f32 [n][hiddenSize] */
+function meanDirection(rows: Float32Array, n: number): Float32Array {
+  const width = rows.length / n;
+  const sum = new Float64Array(width);
+  for (let i = 0; i < rows.length; i++) sum[i % width] += rows[i];
+  const length = Math.hypot(...sum) || 1;
+  return Float32Array.from(sum, (value) => value / length);
+}

@@ -88,11 +88,7 @@ export function constraintOf(
   return { grammar: withParam(format.param, () => compileSchema(format.schema)), tools: false };
 }
 
-function toolsGrammar(
-  model: ServedModel,
-  tools: readonly Tool[],
-  choice: Exclude<ToolChoice, 'none'>,
-): Node | null {
+function toolsGrammar(model: ServedModel, tools: readonly Tool[], choice: Exclude<ToolChoice, 'none'>): Node {
   const { toolFormat } = model;
   if (!toolFormat)
     throw notSupported(
@@ -101,8 +97,6 @@ function toolsGrammar(
     );
   const offered = typeof choice === 'object' ? tools.filter((tool) => tool.name === choice.name) : tools;
   if (offered.length === 0) throw invalidRequest('tool_choice: there is no such tool', 'tool_choice');
-  // A model that may choose needs no mask to be understood; with one its calls are always right.
-  if (choice === 'auto' && model.backend.lacks.has('mask')) return null;
   return withParam('tools', () => toolGrammar(toolFormat, offered, choice !== 'auto'));
 }
 

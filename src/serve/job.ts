@@ -40,10 +40,17 @@ export class Job {
   private readonly timeout: AbortSignal;
   private readonly signal: AbortSignal;
   private first: Slot | null = null;
+  /** Of each sequence: its first text is there, or it has ended. */
+  private readonly begun: { promise: Promise<void>; resolve: () => void }[];
 
   private constructor(private readonly options: JobOptions) {
     this.timeout = AbortSignal.timeout(options.limits.requestMs);
     this.signal = AbortSignal.any([options.client, this.stopper.signal, this.timeout]);
+    this.begun = options.sequences.map(() => {
+      let resolve!: () => void;
+      const promise = new Promise<void>((done) => (resolve = done));
+      return { promise, resolve };
+    });
     setMaxListeners(0, this.signal); // every waiting sequence listens
   }
 
@@ -91,6 +98,9 @@ export class Job {
     events: JobEvents,
   ): Promise<BackendResult> {
     const { model, sampling, mask, metrics } = this.options;
+    // Choices of one prompt share it: the others begin when the first one has computed it.
+    const leader = this.leaderOf(index);
+    if (leader < index) await this.begun[leader].promise;
     const slot = index === 0 ? this.first! : await this.slot();
     let silent = true;
     try {
@@ -101,6 +111,7 @@ export class Job {
           onText: (piece) => {
             if (silent) metrics.firstText(model.name, (performance.now() - this.began) / 1000);
             silent = false;
+            this.begun[index].resolve();
             events.onText?.(index, piece);
           },
           onToken: events.onToken && ((token) => events.onToken!(index, token)),
@@ -115,8 +126,15 @@ export class Job {
         throw invalidRequest(`constrained decoding: ${error.message}`, undefined, 'constraint_failed');
       throw error;
     } finally {
+      this.begun[index].resolve();
       slot.release();
     }
+  }
+
+  /** The first sequence with the same prompt. */
+  private leaderOf(index: number): number {
+    const { sequences } = this.options;
+    return sequences.findIndex(({ prompt }) => prompt === sequences[index].prompt);
   }
 
   private async slot(): Promise<Slot> {

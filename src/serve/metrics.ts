@@ -92,7 +92,7 @@ export class Metrics {
 
   finished(model: string, { stats, tokens }: BackendResult): void {
     this.promptTokens.inc({ model }, stats.promptTokens);
-    this.cachedTokens.inc({ model }, stats.cachedPromptTokens ?? 0);
+    this.cachedTokens.inc({ model }, stats.cachedPromptTokens);
     this.generatedTokens.inc({ model }, tokens.length);
     if (stats.decodeTokensPerSecond > 0) this.speed.observe({ model }, stats.decodeTokensPerSecond);
     this.sparsity.set({ model }, stats.sparsity);

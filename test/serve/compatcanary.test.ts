@@ -2,15 +2,19 @@
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import type { BackendResult, GenerationEvents, SamplingRequest } from '../../src/serve/backend.js';
-import { ReferenceBackend } from './reference-backend.js';
+import {
+  HybridBackend,
+  type BackendResult,
+  type GenerationEvents,
+  type SamplingRequest,
+} from '../../src/serve/backend.js';
 import { MODEL, startServer, type Started } from './start.js';
 
 // Beside src/index.js, the only file the package exports.
 const CLI = fileURLToPath(new URL('cli.js', import.meta.resolve('compatcanary')));
 
-/** The demo model hardly ever writes a quote, which is what ends a string; and nobody here waits for long answers. */
-class Terse extends ReferenceBackend {
+/** The demo model hardly ever writes a quote, which is what ends a string, and seldom ends a tale. */
+class Terse extends HybridBackend {
   override get defaultMaxTokens(): number {
     return 100;
   }
@@ -21,7 +25,8 @@ class Terse extends ReferenceBackend {
     events: GenerationEvents,
   ): Promise<BackendResult> {
     const [quote] = s.model.tokenizer.encode('"', { addSpecial: false });
-    return super.generate(prompt, { ...request, seed: 1, logitBias: { [quote]: 8 } }, events);
+    const stop = request.mask ? request.stop : [...(request.stop ?? []), ',', '.', '!', '?', ':'];
+    return super.generate(prompt, { ...request, seed: 1, stop, logitBias: { [quote]: 8 } }, events);
   }
 }
 

@@ -1,16 +1,12 @@
-/**
- * What needs the sampler's newer options: formats, tools, log probabilities, biases and penalties, by OpenAI's
- * client against the demo model behind the reference backend.
- */
+/** Formats, tools, log probabilities, biases and penalties, by OpenAI's client against the demo model. */
 import OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { ReferenceBackend } from './reference-backend.js';
 import { MODEL, startServer, type Started } from './start.js';
 
 let s: Started;
 let client: OpenAI;
 beforeAll(async () => {
-  s = await startServer({ backend: (model) => new ReferenceBackend(model) });
+  s = await startServer();
   client = s.client;
 });
 afterAll(() => s.close());
@@ -18,7 +14,7 @@ afterAll(() => s.close());
 const CHAT = {
   model: MODEL,
   messages: [{ role: 'user' as const, content: 'A king.' }],
-  max_completion_tokens: 100,
+  max_completion_tokens: 200,
   seed: 3,
 };
 

@@ -269,3 +269,44 @@ describe('abort', () => {
     expect(served.admission.running).toBe(0);
   });
 });
+
+describe('embeddings', () => {
+  it('are unit vectors of the hidden size, in either encoding, the same for text and its ids', async () => {
+    const input = ['The king sleeps.', 'The king is asleep.', 'A wolf ran through the forest'];
+    const floats = await client.embeddings.create({ model: MODEL, input, encoding_format: 'float' });
+    const base64 = await client.embeddings.create({ model: MODEL, input }); // the client decodes
+    const ids = await client.embeddings.create({ model: MODEL, input: s.model.tokenizer.encode(input[0]) });
+    const [a, b, c] = floats.data.map((d) => d.embedding);
+    const dot = (x: number[], y: number[]): number => x.reduce((sum, v, i) => sum + v * y[i], 0);
+    expect(a).toHaveLength(s.model.config.hiddenSize);
+    expect(dot(a, a)).toBeCloseTo(1, 5);
+    expect(dot(a, b)).toBeGreaterThan(dot(a, c));
+    expect(base64.data.map((d) => Array.from(d.embedding))).toEqual(floats.data.map((d) => d.embedding));
+    expect(dot(ids.data[0].embedding, a)).toBeCloseTo(1, 5);
+    expect(floats.usage.prompt_tokens).toBe(floats.usage.total_tokens);
+  });
+
+  it('of another size, or of nothing, are refused', async () => {
+    await expect(client.embeddings.create({ model: MODEL, input: 'x', dimensions: 3 })).rejects.toMatchObject(
+      {
+        status: 400,
+        param: 'dimensions',
+      },
+    );
+    await expect(client.embeddings.create({ model: MODEL, input: '' })).rejects.toMatchObject({
+      status: 400,
+    });
+  });
+});
+
+describe('what was computed before', () => {
+  it('is not computed again: cached tokens of a repeated prompt', async () => {
+    const prompt =
+      'There was once a king who had three daughters and a castle by the sea, and he said to them';
+    await client.completions.create({ ...TALE, prompt, max_tokens: 2 });
+    const again = await client.completions.create({ ...TALE, prompt, max_tokens: 2 });
+    const { prompt_tokens: all, prompt_tokens_details: details } = again.usage!;
+    expect(details!.cached_tokens).toBeGreaterThan(all / 2);
+    expect(details!.cached_tokens).toBeLessThan(all);
+  });
+});

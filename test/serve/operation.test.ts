@@ -42,11 +42,11 @@ describe('keys', () => {
 describe('the queue', () => {
   it('when full is 503 with Retry-After, and those in it are served', async () => {
     await start({ limits: { queue: 2 } });
-    const answers = await Promise.all(Array.from({ length: 8 }, () => s.post('/v1/completions', ASK)));
+    const answers = await Promise.all(Array.from({ length: 12 }, () => s.post('/v1/completions', ASK)));
     const statuses = answers.map((answer) => answer.status).sort();
     expect(statuses.filter((status) => status === 200).length).toBeGreaterThanOrEqual(3);
     const refused = answers.filter((answer) => answer.status === 503);
-    expect(refused.length).toBe(8 - statuses.filter((status) => status === 200).length);
+    expect(refused.length).toBe(12 - statuses.filter((status) => status === 200).length);
     expect(refused.length).toBeGreaterThan(0);
     for (const answer of refused) {
       expect(Number(answer.headers.get('retry-after'))).toBeGreaterThan(0);
@@ -56,7 +56,7 @@ describe('the queue', () => {
 
   it('lets nobody wait longer than it says', async () => {
     await start({ limits: { queueMs: 1 } });
-    const answers = await Promise.all(Array.from({ length: 4 }, () => s.post('/v1/completions', ASK)));
+    const answers = await Promise.all(Array.from({ length: 9 }, () => s.post('/v1/completions', ASK)));
     expect(answers.filter((answer) => answer.status === 503).length).toBeGreaterThan(0);
     expect(served().admission.queued).toBe(0);
   });
@@ -88,7 +88,7 @@ describe('health', () => {
     await start();
     expect(await (await fetch(`${s.url}/ready`)).json()).toMatchObject({
       status: 'ready',
-      models: [{ id: MODEL, slots: 1 }],
+      models: [{ id: MODEL, slots: 4 }],
     });
     s.service.state = 'loading';
     const ready = await fetch(`${s.url}/ready`);
@@ -154,7 +154,7 @@ describe('a lane that dies under load', () => {
     await s.model.engine.workerThreads[0].terminate();
     const answers = await running;
     const failed = answers.filter((answer) => answer.status !== 200);
-    expect(failed.length).toBeLessThanOrEqual(1); // one slot: one running request
+    expect(failed.length).toBeGreaterThan(0);
     for (const answer of failed)
       expect([answer.status, await answer.json()]).toEqual([
         500,

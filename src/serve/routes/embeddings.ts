@@ -1,7 +1,6 @@
 /** POST /v1/embeddings: the mean of the last hidden state of each input, normalised. */
 import { z } from 'zod';
 import { invalidRequest, notSupported } from '../api-error.js';
-import { lacking } from '../backend.js';
 import { parseBody, readJson } from '../body.js';
 import { harmlessFields, maybe } from '../fields.js';
 import { MAX_PROMPTS } from '../limits.js';
@@ -27,7 +26,6 @@ export async function embeddings(c: ServeContext, service: Service): Promise<Res
   const model = service.model(body.model);
   c.set('about', { model: model.name });
   const { backend } = model;
-  if (backend.lacks.has('embeddings')) throw lacking('embeddings');
   const list =
     typeof body.input === 'string' || typeof body.input[0] === 'number' ? [body.input] : body.input;
   const prompts = await Promise.all(
