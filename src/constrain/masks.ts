@@ -20,6 +20,8 @@ const MAX_WORK = 5_000_000;
 export class TokenMasks {
   private readonly trie: TokenTrie;
   private readonly words: number;
+  /** Sequences under one grammar, such as the choices of a request, find each other's masks. */
+  private readonly automata = new WeakMap<Node, Automaton>();
 
   constructor(private readonly vocabulary: Vocabulary) {
     this.trie = tokenTrie(vocabulary.bytes.slice(0, vocabulary.size));
@@ -31,7 +33,8 @@ export class TokenMasks {
    * @returns for the tokens generated so far, a bit for every token that may follow
    */
   start(root: Node): (tokens: readonly number[]) => Uint32Array {
-    const automaton = new Automaton(root);
+    const automaton = this.automata.get(root) ?? new Automaton(root);
+    this.automata.set(root, automaton);
     /** After i tokens. */
     const states: State[] = [automaton.start];
     const taken: number[] = [];

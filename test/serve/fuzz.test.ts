@@ -1,6 +1,6 @@
 /**
  * Random damage to requests: every answer is one of this API's, soon, and the server lives. FUZZ_REQUESTS sets
- * how many (tools/fuzz-serve.mjs runs 100,000), FUZZ_SEED which.
+ * how many (tools/fuzz-serve.mjs runs rounds of 25,000), FUZZ_SEED which.
  */
 import { Agent, request } from 'undici';
 import { afterAll, beforeAll, expect, it } from 'vitest';

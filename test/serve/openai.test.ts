@@ -301,8 +301,7 @@ describe('embeddings', () => {
 
 describe('what was computed before', () => {
   it('is not computed again: cached tokens of a repeated prompt', async () => {
-    const prompt =
-      'There was once a king who had three daughters and a castle by the sea, and he said to them';
+    const prompt = 'There was once a king who had three daughters, and he said to them: '.repeat(6);
     await client.completions.create({ ...TALE, prompt, max_tokens: 2 });
     const again = await client.completions.create({ ...TALE, prompt, max_tokens: 2 });
     const { prompt_tokens: all, prompt_tokens_details: details } = again.usage!;
