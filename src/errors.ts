@@ -15,6 +15,7 @@ export type ErrorCode =
   | 'FILE_NOT_FOUND'
   | 'FILE_INVALID' // not a regular file, wrong magic, unreadable
   | 'IO_FAILED' // disk full, permission, short read
+  | 'DOWNLOAD_FAILED' // a server refused, failed or went away
   | 'LOCKED' // another process is writing the same artifact
   | 'USAGE' // impossible option or combination of options
   | 'CONTEXT_FULL'
@@ -64,6 +65,7 @@ const FAULT_CODES: ReadonlySet<ErrorCode> = new Set([
   'NUMERIC',
   'ABORTED',
   'IO_FAILED',
+  'DOWNLOAD_FAILED',
 ]);
 
 /** A model folder, GGUF file, config or tokenizer is broken or unsupported. */

@@ -38,6 +38,11 @@ export class CliContext {
     return this.interruption ? INTERRUPTIONS[this.interruption] : 0;
   }
 
+  /** The command did all that the interruption asked for: it came to its end. */
+  settleInterruption(): void {
+    this.interruption = null;
+  }
+
   /** Text to stdout, as it is. */
   write(text: string): void {
     if (text === '') return;

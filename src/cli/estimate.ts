@@ -6,6 +6,7 @@ import { formatBytes } from '../io/progress.js';
 import { describeBlock } from '../model/block.js';
 import type { KvFormat } from '../kernels/kernels.js';
 import type { WeightFormat } from '../kernels/layout.js';
+import type { WeightSource } from '../model/types.js';
 import type { PackHeader } from '../pack/types.js';
 import type { Estimate, LayerActivity, PlacementHardware } from '../profiler/placement-costs.js';
 import type { CliContext } from './context.js';
@@ -99,10 +100,9 @@ async function estimate(context: CliContext, path: string, flags: EstimateFlags)
 
 /** Of a pack its own header; of a model the one its pack would have. */
 async function headerOf(path: string, quant: WeightFormat | undefined): Promise<PackHeader> {
-  const [{ looksLikePack, openPack }, { openModel }, { planPackOf }] = await Promise.all([
+  const [{ looksLikePack, openPack }, { openModel }] = await Promise.all([
     import('../pack/reader.js'),
     import('../model/open-model.js'),
-    import('../pack/convert.js'),
   ]);
   if (looksLikePack(path)) {
     const pack = openPack(path);
@@ -111,7 +111,13 @@ async function headerOf(path: string, quant: WeightFormat | undefined): Promise<
   }
   const source = await openModel(path);
   await source.close();
-  return planPackOf(source, '0'.repeat(64), quant ?? null, 'q8').header;
+  return plannedHeader(source, quant ?? null);
+}
+
+/** The header that a model's pack would have: config and formats decide it, no weights are read. */
+export async function plannedHeader(source: WeightSource, quant: WeightFormat | null): Promise<PackHeader> {
+  const { planPackOf } = await import('../pack/convert.js');
+  return planPackOf(source, '0'.repeat(64), quant, 'q8').header;
 }
 
 /**

@@ -3,6 +3,8 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { HybridError, UsageError } from '../errors.js';
+import { pulledPath } from '../hub/cached.js';
+import { isHubName } from '../hub/repository.js';
 
 const MODELS = fileURLToPath(new URL('../../models/', import.meta.url));
 export const DEMO_NAME = 'tales-4m-relu';
@@ -10,14 +12,16 @@ export const DEMO_NAME = 'tales-4m-relu';
 export const DEMO_MODEL = join(MODELS, DEMO_NAME);
 
 /**
- * The path a user means: an existing path, or the demo model by its name; none: the demo model.
+ * The path a user means: an existing path, a pulled model (`hf:owner/name`), or the demo model by its name;
+ * none: the demo model.
  * @throws HybridError FILE_NOT_FOUND
  */
 export function modelPath(argument: string | undefined): string {
+  if (argument !== undefined && isHubName(argument)) return pulledPath(argument);
   if (argument === undefined || (argument === DEMO_NAME && !existsSync(argument))) return DEMO_MODEL;
   if (existsSync(argument)) return argument;
   throw new HybridError('FILE_NOT_FOUND', `${argument}: no such file or folder`, {
-    hint: `Expected a model folder, a .gguf file, a pack, or nothing for the demo model (${DEMO_NAME}).`,
+    hint: `Expected a model folder, a .gguf file, a pack, a pulled model (hf:owner/name), or nothing for the demo model (${DEMO_NAME}).`,
   });
 }
 
@@ -52,7 +56,9 @@ export function modelAndPrompt(
   }
 }
 
-/** No spaces, and a separator, a leading dot or an ending that only model files have. */
+/** A pulled model; or no spaces, and a separator, a leading dot or an ending that only model files have. */
 function looksLikePath(text: string): boolean {
-  return !/\s/.test(text) && /[/\\]|^\.|^~|\.(gguf|hpack|pack|safetensors|json)$/.test(text);
+  return (
+    isHubName(text) || (!/\s/.test(text) && /[/\\]|^\.|^~|\.(gguf|hpack|pack|safetensors|json)$/.test(text))
+  );
 }

@@ -3,20 +3,30 @@ import { Command } from 'commander';
 import { TOOL_VERSION } from '../pack/tool-version.js';
 import type { CliContext } from './context.js';
 import { registerBench } from './bench.js';
+import { registerChat } from './chat.js';
 import { registerConvert } from './convert.js';
 import { registerDoctor } from './doctor.js';
 import { registerEstimate } from './estimate.js';
 import { registerEval } from './eval.js';
 import { registerExport } from './export.js';
 import { registerInspect } from './inspect.js';
+import { registerList } from './list.js';
 import { registerProfile } from './profile.js';
+import { registerPull } from './pull.js';
+import { registerRm } from './rm.js';
 import { registerRun } from './run.js';
+import { registerServe } from './serve.js';
 import { registerSparsify } from './sparsify.js';
 import { registerTune } from './tune.js';
 
 /** In the order of help. */
 const COMMANDS = [
   registerRun,
+  registerChat,
+  registerServe,
+  registerPull,
+  registerList,
+  registerRm,
   registerProfile,
   registerTune,
   registerSparsify,

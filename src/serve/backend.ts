@@ -1,0 +1,152 @@
+/**
+ * What the server needs of a model, and the only file of the server that knows the library. Everything else
+ * is written against `Backend`; tests put a reference implementation behind it.
+ */
+import type { GenerateOptions, HybridModel } from '../api/hybrid-model.js';
+import type { RunStats } from '../engine/engine.js';
+import type { LayerDensity } from '../engine/stats.js';
+import type { TokenizerFiles } from '../model/types.js';
+
+export interface SamplingRequest {
+  /** Most tokens to generate; the context's end ends the text too. */
+  maxTokens: number;
+  seed: number;
+  temperature?: number;
+  topP?: number;
+  topK?: number;
+  minP?: number;
+  repetitionPenalty?: number;
+  /** OpenAI's: logit -= presence (once seen) + frequency * times seen. */
+  presencePenalty?: number;
+  frequencyPenalty?: number;
+  /** Added to the logits of these ids. */
+  logitBias?: Record<number, number>;
+  /** Alternatives reported beside each chosen token; undefined: no log probabilities. */
+  logprobs?: number;
+  stop?: readonly string[];
+  /** Bit id & 31 of word id >> 5 says whether a token may come next; null: all may. */
+  mask?: (tokens: readonly number[]) => Uint32Array | null;
+  measureRecall?: boolean;
+  signal: AbortSignal;
+}
+
+export interface TokenLogprob {
+  id: number;
+  logprob: number;
+  top: { id: number; logprob: number }[];
+}
+
+export interface GenerationEvents {
+  /** Whole characters; concatenated they are the text. */
+  onText(piece: string): void;
+  /** Before the text that holds the token; only when log probabilities were asked for. */
+  onToken?(token: TokenLogprob): void;
+  /** Densities of every layer of what was generated so far. */
+  onLayers?(layers: readonly LayerDensity[]): void;
+}
+
+export interface BackendResult {
+  text: string;
+  tokens: number[];
+  stopReason: 'stop' | 'length' | 'abort';
+  stats: RunStats;
+  layers: LayerDensity[];
+}
+
+export interface Backend {
+  readonly name: string;
+  readonly contextLength: number;
+  readonly vocabSize: number;
+  readonly bosId: number | null;
+  /** Tokens that end a text. */
+  readonly eosIds: readonly number[];
+  readonly tokenizer: TokenizerFiles;
+  /** Sequences that run at once. */
+  readonly slots: number;
+  /** Tokens of an answer whose request names no limit. */
+  readonly defaultMaxTokens: number;
+  /** @throws HybridError CONTEXT_FULL, LANE_FAILED, ... */
+  generate(
+    prompt: readonly number[],
+    request: SamplingRequest,
+    events: GenerationEvents,
+  ): Promise<BackendResult>;
+  /** Mean of the last hidden state of each prompt, normalised; f32 [hiddenSize] each. */
+  embed(prompts: readonly (readonly number[])[], signal: AbortSignal): Promise<Float32Array[]>;
+  close(): Promise<void>;
+}
+
+const DEFAULT_MAX_TOKENS = 256;
+
+/** This library's engine. */
+export class HybridBackend implements Backend {
+  constructor(
+    protected readonly model: HybridModel,
+    readonly name = model.name,
+  ) {}
+
+  get slots(): number {
+    return this.model.engine.layout.slots;
+  }
+
+  get contextLength(): number {
+    return this.model.engine.layout.contextLength;
+  }
+
+  get vocabSize(): number {
+    return this.model.config.vocabSize;
+  }
+
+  get bosId(): number | null {
+    return this.model.config.bosId;
+  }
+
+  get eosIds(): readonly number[] {
+    return [...new Set([...this.model.config.eosIds, ...this.model.tokenizer.eosIds])];
+  }
+
+  get tokenizer(): TokenizerFiles {
+    return this.model.engine.pack.header.tokenizer;
+  }
+
+  get defaultMaxTokens(): number {
+    return Math.min(DEFAULT_MAX_TOKENS, this.contextLength);
+  }
+
+  async generate(
+    prompt: readonly number[],
+    request: SamplingRequest,
+    events: GenerationEvents,
+  ): Promise<BackendResult> {
+    const generation = this.model.generate(prompt, request satisfies GenerateOptions);
+    for await (const { text, logprobs } of generation.pieces()) {
+      for (const token of logprobs ?? []) events.onToken?.(token);
+      if (text !== '') events.onText(text);
+    }
+    const result = await generation;
+    events.onLayers?.(result.layers);
+    return result;
+  }
+
+  embed(prompts: readonly (readonly number[])[], signal: AbortSignal): Promise<Float32Array[]> {
+    return Promise.all(
+      prompts.map(async (tokens) => {
+        const { hidden } = await this.model.engine.logits({ tokens, logits: false, hidden: true, signal });
+        return meanDirection(hidden!, tokens.length);
+      }),
+    );
+  }
+
+  close(): Promise<void> {
+    return this.model.close();
+  }
+}
+
+/** The mean of rows, scaled to length 1. @param rows f32 [n][hiddenSize] */
+function meanDirection(rows: Float32Array, n: number): Float32Array {
+  const width = rows.length / n;
+  const sum = new Float64Array(width);
+  for (let i = 0; i < rows.length; i++) sum[i % width] += rows[i];
+  const length = Math.hypot(...sum) || 1;
+  return Float32Array.from(sum, (value) => value / length);
+}
