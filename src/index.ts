@@ -11,6 +11,15 @@ export type { ActivationKind, KernelBackend, KvFormat } from './kernels/kernels.
 export type { ChatMessage } from './model/chat.js';
 export type { GpuChoice, GpuProvider } from './gpu/providers.js';
 export { findPlan, type FindPlanOptions } from './profiler/find-plan.js';
+export type {
+  AttentionDescription,
+  Block,
+  Ends,
+  ExpertsDescription,
+  FfnDescription,
+  LayerType,
+  NormDescription,
+} from './model/block.js';
 export type { ModelConfig, RopeScaling } from './model/types.js';
 export type { StreamDecoder, Tokenizer } from './model/tokenizer.js';
 export type { OnProgress, Progress } from './io/progress.js';

@@ -4,13 +4,14 @@ import { Option, type Command } from 'commander';
 import { HybridError, UsageError } from '../errors.js';
 import { formatBytes } from '../io/progress.js';
 import { WEIGHT_FORMATS, type WeightFormat } from '../kernels/layout.js';
+import type { PackHeader } from '../pack/types.js';
 import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
 import { outputOptions, threadsOption } from './options.js';
 
 interface ConvertFlags {
   output: string;
-  quant: WeightFormat;
+  quant?: WeightFormat;
   threads?: number;
 }
 
@@ -20,7 +21,12 @@ export function registerConvert(program: Command, context: CliContext): void {
     .description('Convert a model into a pack: one file of quantised, neuron-major weights.')
     .argument('<model>', 'model folder or .gguf file')
     .requiredOption('-o, --output <file>', 'the pack to write')
-    .addOption(new Option('--quant <format>', 'weights').choices(WEIGHT_FORMATS).default('q4'))
+    .addOption(
+      new Option(
+        '--quant <format>',
+        'weights (default: q4; of a quantised GGUF file what its types ask for: q8 above 4 bits)',
+      ).choices(WEIGHT_FORMATS),
+    )
     .addOption(threadsOption());
   outputOptions(command)
     .addHelpText('after', EXAMPLES)
@@ -48,7 +54,7 @@ async function convertCommand(context: CliContext, model: string, flags: Convert
   try {
     for (const warning of source.warnings) context.warn(warning);
     const header = await convert(source, flags.output, {
-      quant: flags.quant,
+      quant: flags.quant ?? null,
       threads: flags.threads,
       signal: context.signal,
       onProgress: context.progress.report,
@@ -59,6 +65,7 @@ async function convertCommand(context: CliContext, model: string, flags: Convert
         path: flags.output,
         name: header.name,
         quant: header.quant,
+        converted: header.converted,
         fingerprint: header.fingerprint,
         bytes: header.fileBytes,
         seconds,
@@ -66,13 +73,21 @@ async function convertCommand(context: CliContext, model: string, flags: Convert
     } else {
       context.progress.finish();
       context.print(
-        `${flags.output}: ${header.name} in ${header.quant}, ${formatBytes(header.fileBytes)}, ${seconds.toFixed(1)} s`,
+        `${flags.output}: ${header.name} in ${formatNames(header)}, ${formatBytes(header.fileBytes)}, ${seconds.toFixed(1)} s`,
       );
     }
   } finally {
     await source.close();
   }
 }
+
+/** `q4`, or `q4 and q8` where a quantised file asked for both. */
+const formatNames = ({ converted }: PackHeader): string =>
+  [...new Set(converted.filter(({ role }) => !OUTER_ROLES.has(role)).map(({ to }) => to))]
+    .sort()
+    .join(' and ');
+/** Never in q4: they say nothing about what was asked for. */
+const OUTER_ROLES: ReadonlySet<string> = new Set(['embed', 'lmHead']);
 
 function refuseFolder(path: string): void {
   const found = statSync(path, { throwIfNoEntry: false });

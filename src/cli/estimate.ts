@@ -3,11 +3,12 @@ import { Option, type Command } from 'commander';
 import { HybridError } from '../errors.js';
 import { GPU_CHOICES, type GpuChoice } from '../gpu/providers.js';
 import { formatBytes } from '../io/progress.js';
+import { describeBlock } from '../model/block.js';
 import type { KvFormat } from '../kernels/kernels.js';
 import type { WeightFormat } from '../kernels/layout.js';
 import type { WeightSource } from '../model/types.js';
 import type { PackHeader } from '../pack/types.js';
-import type { Estimate, PlacementHardware } from '../profiler/placement-costs.js';
+import type { Estimate, LayerActivity, PlacementHardware } from '../profiler/placement-costs.js';
 import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
 import { kvCacheOption, outputOptions, quantOption } from './options.js';
@@ -70,7 +71,12 @@ async function estimate(context: CliContext, path: string, flags: EstimateFlags)
   const header = await headerOf(path, flags.quant);
   const hardware = await measureHardware(context, flags);
   const { estimatePlacement } = await import('../profiler/placement-costs.js');
-  const model = { header, activity: [], contextTokens: flags.contextTokens, kvFormat: flags.kvCache };
+  const model = {
+    header,
+    activity: expertActivity(header),
+    contextTokens: flags.contextTokens,
+    kvFormat: flags.kvCache,
+  };
   const result = await estimatePlacement(model, hardware, flags.gpuMemory);
   if (context.json) {
     const { cpuOnly, hybrid, placed } = result;
@@ -78,6 +84,7 @@ async function estimate(context: CliContext, path: string, flags: EstimateFlags)
     context.printJson({
       model: header.name,
       quant: header.quant,
+      block: describeBlock(header.config),
       budgetBytes: flags.gpuMemory,
       hardware,
       cpuOnly,
@@ -104,20 +111,32 @@ async function headerOf(path: string, quant: WeightFormat | undefined): Promise<
   }
   const source = await openModel(path);
   await source.close();
-  return plannedHeader(source, quant ?? 'q8');
+  return plannedHeader(source, quant ?? null);
 }
 
 /** The header that a model's pack would have: config and formats decide it, no weights are read. */
-export async function plannedHeader(
-  { name, config, tokenizer }: Pick<WeightSource, 'name' | 'config' | 'tokenizer'>,
-  quant: WeightFormat,
-): Promise<PackHeader> {
-  const [{ planPack }, { formatsFor }] = await Promise.all([
-    import('../pack/format.js'),
-    import('../pack/layout.js'),
-  ]);
-  const facts = { toolVersion: '', name, config, quant, fingerprint: '0'.repeat(64), tokenizer };
-  return planPack(facts, formatsFor(quant)).header;
+export async function plannedHeader(source: WeightSource, quant: WeightFormat | null): Promise<PackHeader> {
+  const { planPackOf } = await import('../pack/convert.js');
+  return planPackOf(source, '0'.repeat(64), quant, 'q8').header;
+}
+
+/**
+ * Neurons of a mixture: those of the chosen experts are candidates, half of them active where the activation has
+ * zeros (as estimates assume elsewhere). Which experts is not known, so all are equally likely.
+ */
+export function expertActivity(header: PackHeader): LayerActivity[] {
+  const { block, activation, intermediateSize } = header.config;
+  const { experts } = block.ffn;
+  if (experts === null) return [];
+  const chosen = experts.active / experts.count;
+  const active = activation.kind === 'silu' ? chosen : chosen / 2;
+  const filled = (share: number) => new Float32Array(intermediateSize).fill(share);
+  return header.layers.map(({ router }) => ({
+    mode: 'predicted',
+    frequency: filled(active),
+    candidateRate: filled(chosen),
+    predictorBytes: router?.bytes ?? 0,
+  }));
 }
 
 async function measureHardware(context: CliContext, flags: EstimateFlags): Promise<PlacementHardware> {
@@ -156,6 +175,7 @@ function toText(header: PackHeader, budget: number, hardware: PlacementHardware,
   const speed = (tokensPerSecond: number): string => `${tokensPerSecond.toFixed(1)} tokens/s`;
   const facts: [string, string][] = [
     ['model', `${header.name}, ${header.quant}, ${formatBytes(header.fileBytes)}`],
+    ...describeBlock(header.config).map((phrase): [string, string] => ['layers', phrase]),
     [
       'hardware',
       `CPU ${(hardware.cpuBytesPerSecond / 1e9).toFixed(1)} GB/s, GPU ${(hardware.gpuBytesPerSecond / 1e9).toFixed(1)} GB/s, ` +

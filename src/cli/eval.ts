@@ -1,7 +1,6 @@
 /** `eval`: how good the model is on a text in the chosen FFN mode, and what its layers skipped. */
 import { Option, type Command } from 'commander';
-import type { HybridModel as Model } from '../api/hybrid-model.js';
-import type { Engine } from '../engine/engine.js';
+import { UsageError } from '../errors.js';
 import type { Evaluation } from '../evaluate/evaluate.js';
 import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
@@ -19,7 +18,10 @@ import { table } from './table.js';
 import { readTextFile } from './text-file.js';
 
 interface EvalFlags extends EngineFlags, PlanFlags {
-  text: string;
+  text?: string;
+  tasks?: string[];
+  beginToken?: boolean;
+  ownRows?: boolean;
   window?: number;
   tokens?: number;
   dense: boolean;
@@ -28,9 +30,17 @@ interface EvalFlags extends EngineFlags, PlanFlags {
 export function registerEval(program: Command, context: CliContext): void {
   const command = program
     .command('eval')
-    .description('Measure perplexity and sparsity on a text, and the distance from dense.')
+    .description('Measure a model on a text or on tasks, and its distance from dense.')
     .argument('[model]', 'model folder, .gguf file or pack (default: the demo model)')
-    .requiredOption('--text <file>', 'the text')
+    .option('--text <file>', 'a text: perplexity, sparsity, densities per layer')
+    .addOption(
+      new Option(
+        '--tasks <files...>',
+        "files of lm_eval --log_samples: accuracies, against lm-eval's own answers",
+      ).conflicts(['text', 'window', 'tokens']),
+    )
+    .option('--begin-token', "tasks: a begin token before every context, as lm-eval's add_bos_token")
+    .option('--own-rows', 'tasks: score continuations at their own positions, also where lm-eval does not')
     .addOption(
       new Option(
         '--window <n>',
@@ -51,8 +61,11 @@ export function registerEval(program: Command, context: CliContext): void {
 const EXAMPLES = `
 Perplexity: consecutive windows, the last partial one dropped; every token but a window's first is scored.
 
+Tasks: the requests of lm-eval's sample files, scored as lm-eval does; an interrupted run goes on where it was.
+
 Examples:
   hybrid-infer eval --text valid.txt
+  hybrid-infer eval ./prosparse-7b --ffn predicted --tasks samples_hellaswag.jsonl samples_gsm8k.jsonl
   hybrid-infer eval ./prosparse-7b --quant q4 --text wiki.txt --tokens 20000 --json`;
 
 async function evalCommand(
@@ -60,6 +73,16 @@ async function evalCommand(
   argument: string | undefined,
   flags: EvalFlags,
 ): Promise<void> {
+  if (flags.tasks !== undefined) {
+    const { evalTasksCommand } = await import('./eval-tasks.js');
+    return evalTasksCommand(context, argument, { ...flags, tasks: flags.tasks });
+  }
+  if (flags.text === undefined) {
+    throw new UsageError('eval needs --text FILE or --tasks FILE...');
+  }
+  if (flags.beginToken || flags.ownRows) {
+    throw new UsageError(`--${flags.ownRows ? 'own-rows' : 'begin-token'} belongs to --tasks`);
+  }
   const path = modelPath(argument);
   const text = readTextFile(flags.text, '--text');
   const [{ HybridModel }, { evaluate }, { findArtifacts, thresholdsFor }] = await Promise.all([
@@ -69,17 +92,12 @@ async function evalCommand(
   ]);
   const load = loadOptions(context, flags);
   const model = await HybridModel.load(path, load);
-  let dense: Model | null = null;
   try {
     // Special tokens are no part of the text, as in the usual definition.
     const ids = model.tokenizer.encode(text, { addSpecial: false }).slice(0, flags.tokens);
-    if (flags.dense && needsDenseEngine(model.engine)) {
-      dense = await HybridModel.load(path, { ...load, ffn: 'dense' });
-    }
     const result = await evaluate(model.engine, ids, {
       window: flags.window,
       compare: flags.dense,
-      dense: dense?.engine,
       signal: context.signal,
       onProgress: (done, total) => context.progress.report({ stage: 'eval', done, total, unit: 'tokens' }),
     });
@@ -97,14 +115,9 @@ async function evalCommand(
     if (context.json) context.printJson({ model: model.name, ffnMode: model.engine.ffn, ...result });
     else context.print(toText(result));
   } finally {
-    await dense?.close();
     await model.close();
   }
 }
-
-/** Predicted layers can run without their predictors; `exact` alone has nothing to be compared with. */
-const needsDenseEngine = (engine: Engine): boolean =>
-  engine.layout.layers.every((layer) => layer.mode === 'exact');
 
 function toText(result: Evaluation): string {
   const share = (value: number | null): string => (value === null ? '-' : percent(value));

@@ -52,16 +52,21 @@ function toText(d: Description): string {
     ['attention', `${c.heads} heads, ${c.kvHeads} KV heads, head dimension ${c.headDim}`],
     [
       'context',
-      `${c.maxContext} positions, rope theta ${c.ropeTheta}${c.ropeScaling ? `, ${c.ropeScaling.type} scaling` : ''}`,
+      `${c.maxContext} positions` +
+        (c.ends.learnedPositions
+          ? ''
+          : `, rope theta ${c.ropeTheta}${c.ropeScaling ? `, ${c.ropeScaling.type} scaling` : ''}`),
     ],
     [
       'activation',
       s.activation.kind + (s.activation.kind === 'fatrelu' ? `, threshold ${s.activation.threshold}` : ''),
     ],
+    ...d.block.map((phrase): [string, string] => ['layers', phrase]),
     ['FFN modes', s.ffnModes.join(', ') + (s.reason ? ` (${s.reason})` : '')],
     [
       'neuron',
-      `gate row ${formatBytes(s.gateRowBytes)}, up row and down column ${formatBytes(s.recordBytes)}`,
+      `${c.block.ffn.gated ? 'gate' : 'fc1'} row ${formatBytes(s.gateRowBytes)}, ` +
+        `${c.block.ffn.gated ? 'up row and down column' : 'down column'} ${formatBytes(s.recordBytes)}`,
     ],
     ['read per token', `${formatBytes(d.bytesPerTokenDense)} in FFN mode dense`],
   ];
@@ -85,8 +90,21 @@ function toText(d: Description): string {
         bits.toFixed(2),
       ]),
     ),
+    '',
+    ...conversionLines(d),
     ...d.warnings.map((warning) => `warning: ${warning}`),
   ].join('\n');
+}
+
+/** `Q4_K -> q4: gate 4, up 4`: what became (or becomes) of what, one line for each pair of types. */
+function conversionLines({ converted, kind }: Description): string[] {
+  const lines = new Map<string, string[]>();
+  for (const { role, from, to, tensors } of converted) {
+    const pair = `${from} -> ${to}`;
+    lines.set(pair, [...(lines.get(pair) ?? []), `${role} ${tensors}`]);
+  }
+  const verb = kind === 'pack' ? 'converted' : 'converts';
+  return [...lines].map(([pair, roles]) => `${verb} ${pair}: ${roles.join(', ')}`);
 }
 
 /** 4521984 -> `4.52 M` */

@@ -40,9 +40,10 @@ export const threadsOption = (): Option =>
   );
 
 export const quantOption = (): Option =>
-  new Option('--quant <format>', 'weights: q4, q8 or f32 (default: q8, or what a pack holds)').argParser(
-    oneOf('--quant', WEIGHT_FORMATS),
-  );
+  new Option(
+    '--quant <format>',
+    'weights: q4, q8 or f32 (default: q8, what a quantised file asks for, or what a pack holds)',
+  ).argParser(oneOf('--quant', WEIGHT_FORMATS));
 
 export const kvCacheOption = (): Option =>
   new Option('--kv-cache <format>', 'KV cache format (default: q8, f32 for an f32 pack)').choices([

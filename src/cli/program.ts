@@ -16,6 +16,7 @@ import { registerPull } from './pull.js';
 import { registerRm } from './rm.js';
 import { registerRun } from './run.js';
 import { registerServe } from './serve.js';
+import { registerSparsify } from './sparsify.js';
 import { registerTune } from './tune.js';
 
 /** In the order of help. */
@@ -28,6 +29,7 @@ const COMMANDS = [
   registerRm,
   registerProfile,
   registerTune,
+  registerSparsify,
   registerConvert,
   registerInspect,
   registerEval,

@@ -4,6 +4,7 @@
  */
 import { HybridError, UsageError } from '../errors.js';
 import { adviseHugePages, selectKernels, type KernelChoice } from '../kernels/select.js';
+import { configForEngine } from '../model/engine-support.js';
 import type { Pack } from '../pack/types.js';
 import { AnswerBox } from './answer-box.js';
 import { createArena } from './arena.js';
@@ -80,7 +81,7 @@ export class Engine {
   }
 
   private static async load(pack: Pack, options: EngineOptions): Promise<Engine> {
-    const { header } = pack;
+    const header = { ...pack.header, config: configForEngine(pack.header.config, pack.path) };
     const { ffn, threads, ...sizes } = resolveOptions(header, options);
     const { layout, load, inline } = planLayout(header, {
       ...sizes,
@@ -112,15 +113,21 @@ export class Engine {
     options.signal?.throwIfAborted();
     const total = items.reduce((sum, item) => sum + item.section.bytes, 0);
     let done = 0;
-    await this.lanes.run(
-      { type: 'load', fd: this.pack.fd, path: this.pack.path, items },
-      {
-        onProgress: (bytes) => {
-          done += bytes;
-          options.onProgress?.({ stage: 'load', done, total, unit: 'bytes' });
+    const stop = (): void => this.lanes.interrupt();
+    options.signal?.addEventListener('abort', stop, { once: true });
+    try {
+      await this.lanes.run(
+        { type: 'load', fd: this.pack.fd, path: this.pack.path, items },
+        {
+          onProgress: (bytes) => {
+            done += bytes;
+            options.onProgress?.({ stage: 'load', done, total, unit: 'bytes' });
+          },
         },
-      },
-    );
+      );
+    } finally {
+      options.signal?.removeEventListener('abort', stop);
+    }
     options.signal?.throwIfAborted();
   }
 

@@ -76,8 +76,8 @@ export function addRows(
 }
 
 function awaitUnit(context: LaneContext): GpuMailbox {
-  const { mailbox, request } = context.gpu!;
-  mailbox.wait(request, GPU_TIMEOUT_MS, () => beat(context.control));
+  const { mailbox, request, units } = context.gpu!;
+  mailbox.wait(request, units.timeoutMs ?? GPU_TIMEOUT_MS, () => beat(context.control));
   const { beginUs, endUs } = mailbox.lastTimes();
   context.timeline?.gpu('unit', beginUs, endUs);
   return mailbox;

@@ -154,6 +154,11 @@ export class LanePool {
     return result;
   }
 
+  /** The job under way ends early: lanes leave it where they look, and it counts as done. */
+  interrupt(): void {
+    Atomics.store(this.control, Word.FAULT, 1);
+  }
+
   /** Pages of the KV cache, as of the last step. */
   get pages(): { used: number; cached: number; total: number } {
     return {

@@ -2,7 +2,7 @@
 import { readSync } from 'node:fs';
 import { HybridError, PackError } from '../errors.js';
 import type { ModelConfig } from '../model/types.js';
-import { shareBegin } from './control.js';
+import { LaneInterrupted, shareBegin, Word } from './control.js';
 import type { LaneContext } from './lane-context.js';
 import type { LoadItem } from './layout.js';
 
@@ -30,6 +30,7 @@ export function loadShare(
     let inverse: Uint32Array | null = null;
     for (let row = 0; row < section.rows; row += rowsPerChunk) {
       if (chunk++ % layout.laneCount !== lane) continue;
+      if (Atomics.load(context.control, Word.FAULT) !== 0) throw new LaneInterrupted();
       const rows = Math.min(rowsPerChunk, section.rows - row);
       const bytes = rows * section.stride;
       const from = section.offset + row * section.stride;

@@ -24,6 +24,7 @@ import {
   type GgufType,
   type PlacedTensor,
 } from './gguf-file.js';
+import { requireLlama } from './llama-block.js';
 import { foldedScale, modelMetadata, ropeDivisors } from './model-metadata.js';
 import { tokenizerMetadata } from './tokenizer-metadata.js';
 
@@ -44,7 +45,7 @@ export interface ExportTensor extends GgufTensor {
 
 /**
  * @param source an opened model, or `packSource(pack)`
- * @throws HybridError MODEL_UNSUPPORTED (tokenizer), LOCKED, IO_FAILED, ABORTED
+ * @throws HybridError MODEL_UNSUPPORTED (layers that are not Llama's, tokenizer), LOCKED, IO_FAILED, ABORTED
  */
 export async function exportGguf(
   source: WeightSource,
@@ -52,6 +53,7 @@ export async function exportGguf(
   options: ExportOptions = {},
 ): Promise<{ bytes: number }> {
   const type = options.type ?? 'q4_0';
+  requireLlama(source.config);
   const metadata = new Map([
     ...(await modelMetadata(source, 'llama', type)),
     ...tokenizerMetadata(source.tokenizer, source.config),

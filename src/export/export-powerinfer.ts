@@ -6,12 +6,14 @@
  * neurons active than this program finds.
  */
 import { HybridError } from '../errors.js';
+import { describeBlock } from '../model/block.js';
 import { expectedTensors, ggufName } from '../model/tensor-names.js';
 import type { ModelConfig, WeightSource } from '../model/types.js';
 import type { PredictorArtifact } from '../predictor/artifact.js';
 import { exportTensor, writeGguf, type ExportOptions, type ExportTensor } from './export-gguf.js';
 import type { GgufType } from './gguf-file.js';
 import { homogeneousPredictor, type HomogeneousPredictor } from './homogeneous-predictor.js';
+import { beyondLlama } from './llama-block.js';
 import { modelMetadata } from './model-metadata.js';
 import { tokenizerMetadata } from './tokenizer-metadata.js';
 
@@ -53,15 +55,16 @@ export async function exportPowerInfer(
 
 function architectureOf(config: ModelConfig, type: GgufType): string {
   const { kind } = config.activation;
+  const block = beyondLlama(config) ?? describeBlock(config)[0];
   const problem =
     kind === 'silu' || kind === 'relu2'
       ? `the activation ${kind}`
       : config.headDim * config.heads !== config.hiddenSize
         ? `a head size other than hidden size / heads`
-        : config.qkvBias || config.outputBias
-          ? 'attention biases'
-          : config.ropeScaling?.type === 'llama3'
-            ? 'Llama 3 rope scaling'
+        : block !== undefined
+          ? block
+          : config.ropeScaling && config.ropeScaling.type !== 'linear'
+            ? `${config.ropeScaling.type} rope scaling`
             : type === 'q8_0'
               ? 'q8_0 weights'
               : null;

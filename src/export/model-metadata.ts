@@ -1,6 +1,8 @@
 /** ModelConfig -> the general.* and llama.* metadata of a GGUF file. */
+import { yarnMagnitude } from '../model/rope.js';
 import type { ModelConfig, RopeScaling, WeightSource } from '../model/types.js';
 import type { GgufMeta, GgufType } from './gguf-file.js';
+import { commonWindow } from './llama-block.js';
 
 export { GGUF_TYPES, type GgufType } from './gguf-file.js';
 
@@ -37,6 +39,9 @@ export async function modelMetadata(
     meta.set(`${arch}.rope.scaling.type`, { string: 'linear' });
     meta.set(`${arch}.rope.scaling.factor`, { f32: config.ropeScaling.factor });
   }
+  if (config.ropeScaling?.type === 'yarn') writeYarn(meta, `${arch}.rope.scaling.`, config.ropeScaling);
+  const window = commonWindow(config);
+  if (window !== null) u32('attention.sliding_window', window);
   // What the model really computes; llama.cpp's own architecture `llama` means SiLU and ignores these.
   meta.set('hybrid_infer.activation', { string: config.activation.kind });
   if (config.activation.kind === 'fatrelu') {
@@ -44,6 +49,20 @@ export async function modelMetadata(
   }
   meta.set('hybrid_infer.fingerprint', { string: await source.fingerprint() });
   return meta;
+}
+
+/** Readers multiply the attention factor with YaRN's own; the file holds what is left. */
+function writeYarn(
+  meta: Map<string, GgufMeta>,
+  prefix: string,
+  yarn: Extract<RopeScaling, { type: 'yarn' }>,
+): void {
+  meta.set(`${prefix}type`, { string: 'yarn' });
+  meta.set(`${prefix}factor`, { f32: yarn.factor });
+  meta.set(`${prefix}original_context_length`, { u32: yarn.originalMaxPosition });
+  meta.set(`${prefix}yarn_beta_fast`, { f32: yarn.betaFast });
+  meta.set(`${prefix}yarn_beta_slow`, { f32: yarn.betaSlow });
+  meta.set(`${prefix}attn_factor`, { f32: yarn.attentionFactor / yarnMagnitude(yarn.factor) });
 }
 
 /** Divisors of the rotary frequencies that Llama 3.1 models carry as a tensor; null for all other models. */

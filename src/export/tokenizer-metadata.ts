@@ -2,6 +2,7 @@
 import { HybridError } from '../errors.js';
 import { isObject } from '../io/strict-json.js';
 import type { ModelConfig, TokenizerFiles } from '../model/types.js';
+import { namePreTokenizer } from '../model/pre-tokenizers.js';
 import type { GgufMeta } from './gguf-file.js';
 
 /** tokenizer.ggml.token_type */
@@ -30,7 +31,7 @@ export function tokenizerMetadata(files: TokenizerFiles, config: ModelConfig): M
     ['tokenizer.ggml.token_type', { i32s: types }],
   ]);
   if (byteLevel) {
-    meta.set('tokenizer.ggml.pre', { string: preTokenizerName(at(json, 'pre_tokenizer')) });
+    meta.set('tokenizer.ggml.pre', { string: preTokenizerName(json) });
     meta.set('tokenizer.ggml.merges', { strings: merges.map(([left, right]) => `${left} ${right}`) });
   } else {
     meta.set('tokenizer.ggml.scores', { f32s: scoresOf(tokens, merges) });
@@ -94,11 +95,11 @@ function scoresOf(tokens: string[], merges: [string, string][]): Float32Array {
 }
 
 /** GGUF knows pre-tokenizers by the name of a model that has them. */
-function preTokenizerName(pre: unknown): string {
-  const text = JSON.stringify(pre ?? null);
-  if (text.includes('\\\\p{N}{1,3}')) return 'llama-bpe';
-  if (text.includes('"Split"')) return 'qwen2';
-  return text.includes('"Digits"') ? 'smollm' : 'gpt-2';
+function preTokenizerName(json: unknown): string {
+  const ignoreMerges = at(at(json, 'model'), 'ignore_merges') === true;
+  const name = namePreTokenizer(at(json, 'pre_tokenizer'), at(json, 'normalizer'), ignoreMerges);
+  if (name !== null) return name;
+  throw unsupported('GGUF has no name for the way it cuts texts');
 }
 
 function addsBos(json: unknown, bosId: number | null): boolean {

@@ -5,7 +5,7 @@ export interface Progress {
   stage: string;
   done: number;
   total: number;
-  unit: 'bytes' | 'rows' | 'tokens' | 'layers' | 'steps';
+  unit: 'bytes' | 'rows' | 'tokens' | 'layers' | 'steps' | 'requests';
 }
 
 export type OnProgress = (progress: Progress) => void;

@@ -1,8 +1,8 @@
 /**
  * The kernel table: one declaration per kernel. From it follow the TypeScript interface (`KernelFunctions`), the
  * functions of the wasm and native loaders (call.ts), and what the native addon checks before each call
- * (native/descriptors.ts): a pointer's declaration says how far it reaches. The addon refuses to bind when its
- * own functions take other arguments.
+ * (native/declarations.ts): a pointer's declaration says how far it reaches. The addon refuses to bind when its
+ * own functions take other arguments or it was built for another table.
  *
  * How far a pointer reaches is `times` items (default 1) of `size` (default 1) elements each, `stride` apart:
  *

@@ -1,109 +1,81 @@
 /** config.json in its dialects -> ModelConfig. zod checks the form, the code below it the meaning. */
 import { z } from 'zod';
 import { ModelError } from '../errors.js';
+import { isObject } from '../io/strict-json.js';
 import type { ActivationKind } from '../kernels/kernels.js';
-import { findArchitecture, supportedNames, type Architecture } from './architectures.js';
+import { findArchitecture, likeLlama, supportedNames, type Architecture } from './architectures.js';
+import { rotaryDims } from './block.js';
+import { configSchema, type RawConfig, type RawRope } from './config-schema.js';
 import * as limits from './limits.js';
+import { yarnMagnitude } from './rope.js';
+import { HUGGING_FACE, type Naming } from './tensor-names.js';
 import type { ModelConfig, RopeScaling } from './types.js';
 
-const count = (max: number) => z.number().int().min(1).max(max);
-const positive = z.number().positive().finite();
-const tokenId = z.number().int().min(0).max(limits.MAX_VOCAB);
-
-/** JSON writers spell absence as null or by leaving the key out. */
-const maybe = <T extends z.ZodType>(schema: T) => schema.nullish().transform((v) => v ?? undefined);
-
-const ropeSchema = z.object({
-  rope_type: maybe(z.string()),
-  type: maybe(z.string()),
-  rope_theta: maybe(positive),
-  factor: maybe(positive),
-  low_freq_factor: maybe(positive),
-  high_freq_factor: maybe(positive),
-  original_max_position_embeddings: maybe(count(limits.MAX_CONTEXT)),
-});
-
-/** The fields that change what the model computes; others are ignored. */
-const configSchema = z.object({
-  architectures: z.array(z.string()).min(1),
-  model_type: maybe(z.string()),
-  hidden_act: maybe(z.string()),
-  hidden_act_param: maybe(z.number().finite()),
-  vocab_size: count(limits.MAX_VOCAB),
-  hidden_size: count(limits.MAX_HIDDEN),
-  intermediate_size: count(limits.MAX_INTERMEDIATE),
-  num_hidden_layers: count(limits.MAX_LAYERS),
-  num_attention_heads: count(limits.MAX_HEADS),
-  num_key_value_heads: maybe(count(limits.MAX_HEADS)),
-  head_dim: maybe(count(limits.MAX_HEAD_DIM)),
-  max_position_embeddings: count(limits.MAX_CONTEXT).default(2048),
-  rms_norm_eps: z.number().positive().max(1).default(1e-6),
-  rope_theta: maybe(positive),
-  rope_scaling: maybe(ropeSchema),
-  rope_parameters: maybe(ropeSchema),
-  partial_rotary_factor: maybe(z.number()),
-  attention_bias: maybe(z.boolean()),
-  mlp_bias: maybe(z.boolean()),
-  tie_word_embeddings: maybe(z.boolean()),
-  sliding_window: maybe(count(limits.MAX_CONTEXT)),
-  bos_token_id: maybe(tokenId),
-  eos_token_id: maybe(z.union([tokenId, z.array(tokenId).max(64)])),
-  quantization_config: maybe(z.unknown()),
-  scale_emb: maybe(positive),
-  scale_depth: maybe(positive),
-  dim_model_base: maybe(positive),
-});
-type RawConfig = z.infer<typeof configSchema>;
+export interface ReadConfig {
+  config: ModelConfig;
+  /** What the model's files call its tensors. */
+  naming: Naming;
+  /** Remarks for the user. */
+  warnings: string[];
+}
 
 /**
  * @param value parsed config.json
  * @param name of the file, for messages
- * @returns the model's description, and remarks for the user
  * @throws ModelError MODEL_INVALID or MODEL_UNSUPPORTED, naming the field
  */
-export function readConfig(value: unknown, name: string): { config: ModelConfig; warnings: string[] } {
+export function readConfig(value: unknown, name: string): ReadConfig {
   // The architecture first: a model of another kind should be refused by its name, not by a missing field.
   const architecture = pickArchitecture(value, name);
-  const parsed = configSchema.safeParse(value);
+  const parsed = configSchema.safeParse(usualNames(value, architecture));
   if (!parsed.success) {
     const found = parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`);
     throw new ModelError('MODEL_INVALID', `${name}: ${found.join('; ')}`);
   }
   const raw = parsed.data;
   const warnings: string[] = [];
-  refuseWhatChangesTheModel(raw, name);
-
-  const kvHeads = raw.num_key_value_heads ?? raw.num_attention_heads;
+  const refuse = (what: string, hint = ''): never => {
+    throw new ModelError('MODEL_UNSUPPORTED', `${name}: ${what} is not supported`, { hint });
+  };
+  const other = architecture.describe?.(raw, refuse) ?? {};
+  const { block, ends } = likeLlama(other);
+  const rope = raw.rope_parameters ?? raw.rope_scaling;
   const headDim = raw.head_dim ?? raw.hidden_size / raw.num_attention_heads;
-  const bias = architecture.attentionBias === 'config' && raw.attention_bias === true;
-  // Absent constants are 1, as in the configuration class of MiniCPM's own code.
-  const minicpm = architecture.scaling === 'minicpm';
+  const scaling = readRopeScaling(rope, name, raw.max_position_embeddings);
+  if (block.attention.rotaryDims === null) {
+    const share = raw.partial_rotary_factor ?? rope?.partial_rotary_factor ?? 1;
+    if (share !== 1) block.attention.rotaryDims = Math.trunc(headDim * share);
+  }
+
   const config: ModelConfig = {
     architecture: architecture.name,
     hiddenSize: raw.hidden_size,
-    intermediateSize: raw.intermediate_size,
+    intermediateSize: raw.intermediate_size * (block.ffn.experts?.count ?? 1),
     layers: raw.num_hidden_layers,
     heads: raw.num_attention_heads,
-    kvHeads,
+    kvHeads: other.kvHeads ?? raw.num_key_value_heads ?? raw.num_attention_heads,
     headDim,
     vocabSize: raw.vocab_size,
-    maxContext: contextOf(raw, warnings),
+    maxContext: contextOf(raw.max_position_embeddings, scaling),
     rmsEpsilon: raw.rms_norm_eps,
-    ropeTheta: raw.rope_theta ?? raw.rope_parameters?.rope_theta ?? 10000,
-    ropeScaling: readRopeScaling(raw.rope_parameters ?? raw.rope_scaling, name, raw.max_position_embeddings),
+    ropeTheta: rope?.rope_theta ?? raw.rope_theta ?? 10000,
+    ropeScaling: scaling,
     activation: readActivation(raw, architecture, name, warnings),
-    qkvBias: bias,
-    outputBias: bias,
-    tiedEmbeddings: raw.tie_word_embeddings ?? architecture.tiedByDefault,
-    embeddingScale: minicpm ? (raw.scale_emb ?? 1) : 1,
-    residualScale: minicpm ? (raw.scale_depth ?? 1) / Math.sqrt(raw.num_hidden_layers) : 1,
-    logitScale: minicpm ? (raw.dim_model_base ?? 1) / raw.hidden_size : 1,
+    qkvBias: other.qkvBias ?? false,
+    outputBias: other.outputBias ?? false,
+    tiedEmbeddings: raw.tie_word_embeddings ?? false,
+    embeddingScale: other.embeddingScale ?? 1,
+    residualScale: other.residualScale ?? 1,
+    logitScale: other.logitScale ?? 1,
+    block,
+    ends,
     bosId: raw.bos_token_id ?? null,
     eosIds: raw.eos_token_id === undefined ? [] : [raw.eos_token_id].flat(),
   };
-  checkHeads(config, name);
+  checkShape(config, name);
   checkTokenIds(config, name);
-  return { config, warnings };
+  const names = other.names ?? architecture.names ?? HUGGING_FACE;
+  return { config, naming: withQuantisation(names, raw, name), warnings };
 }
 
 function pickArchitecture(value: unknown, name: string): Architecture {
@@ -122,39 +94,67 @@ function pickArchitecture(value: unknown, name: string): Architecture {
   });
 }
 
-/** Fields that would make this runtime compute something else than the model means. */
-function refuseWhatChangesTheModel(raw: RawConfig, name: string): void {
-  const refuse = (what: string, hint = '') => {
-    throw new ModelError('MODEL_UNSUPPORTED', `${name}: ${what}`, { hint });
+/** The config with its architecture's defaults, and its fields under the usual names. */
+function usualNames(value: unknown, { fields = {}, defaults = {} }: Architecture): unknown {
+  if (!isObject(value)) return value;
+  const all = new Map(Object.entries(value));
+  for (const [key, byDefault] of Object.entries(defaults)) {
+    if ((all.get(key) ?? null) === null) all.set(key, byDefault);
+  }
+  for (const [theirs, usual] of Object.entries(fields)) {
+    const found = all.get(theirs) ?? null;
+    if (found !== null) all.set(usual, found);
+  }
+  return Object.fromEntries(all);
+}
+
+/** Published weights that are quantised already: BitNet's packed ternary ones are read, others are not. */
+function withQuantisation(names: Naming, raw: RawConfig, name: string): Naming {
+  const quantisation = raw.quantization_config;
+  if (quantisation === undefined) return names;
+  const { quant_method: method, quantization_mode: mode, linear_class: kind } = quantisation;
+  if (method !== 'bitnet' || mode === 'online') {
+    const what =
+      method === 'bitnet'
+        ? 'weights that become ternary when the model runs'
+        : 'weights that are already quantised';
+    throw new ModelError('MODEL_UNSUPPORTED', `${name}: quantization_config: ${what} are not supported`, {
+      hint:
+        method === 'bitnet'
+          ? 'Use the model with packed ternary weights.'
+          : 'Use the F16 or BF16 model, or a GGUF file.',
+    });
+  }
+  return {
+    ...names,
+    packedTernary: true,
+    // transformers' BitLinear divides by the scale, AutoBitLinear multiplies.
+    scaleOf: {
+      name: (matrix) => matrix.replace(/\.weight$/, '.weight_scale'),
+      divide: kind !== 'autobitlinear',
+      required: true,
+    },
   };
-  if (raw.quantization_config !== undefined) {
-    refuse(
-      'quantization_config: weights that are already quantised',
-      'Use the F16 or BF16 model, or a GGUF file.',
+}
+
+// ---- positions ---------------------------------------------------------------------------------------------
+
+/** What scaling stretches the context to, where a config states the original one. */
+const contextOf = (maxPosition: number, scaling: RopeScaling): number =>
+  scaling?.type === 'yarn' || scaling?.type === 'dynamic'
+    ? Math.min(
+        limits.MAX_CONTEXT,
+        Math.max(maxPosition, Math.floor(scaling.factor * scaling.originalMaxPosition)),
+      )
+    : maxPosition;
+
+function readRopeScaling(rope: RawRope | undefined, name: string, maxPosition: number): RopeScaling {
+  if (rope?.full_attention !== undefined || rope?.sliding_attention !== undefined) {
+    throw new ModelError(
+      'MODEL_UNSUPPORTED',
+      `${name}: rope_parameters for each kind of layer are not supported`,
     );
   }
-  if (raw.mlp_bias === true) refuse('mlp_bias: biases in the FFN are not supported');
-  if (raw.partial_rotary_factor !== undefined && raw.partial_rotary_factor !== 1) {
-    refuse(`partial_rotary_factor ${raw.partial_rotary_factor}: only 1 is supported`);
-  }
-}
-
-/** Within the window sliding attention equals full attention, so the window becomes the context limit. */
-function contextOf(raw: RawConfig, warnings: string[]): number {
-  const context = raw.max_position_embeddings;
-  if (raw.sliding_window === undefined || raw.sliding_window >= context) return context;
-  warnings.push(
-    `sliding_window ${raw.sliding_window} is smaller than the context of ${context}: ` +
-      `the context is limited to ${raw.sliding_window} tokens, where attention is the same`,
-  );
-  return raw.sliding_window;
-}
-
-function readRopeScaling(
-  rope: z.infer<typeof ropeSchema> | undefined,
-  name: string,
-  maxPosition: number,
-): RopeScaling {
   const type = rope?.rope_type ?? rope?.type ?? 'default';
   if (rope === undefined || type === 'default') return null;
   const need = (field: 'factor' | 'low_freq_factor' | 'high_freq_factor'): number => {
@@ -162,29 +162,54 @@ function readRopeScaling(
     if (value !== undefined) return value;
     throw new ModelError('MODEL_INVALID', `${name}: rope scaling ${type} without ${field}`);
   };
-  if (type === 'linear') return { type, factor: need('factor') };
-  if (type === 'llama3') {
-    const scaling: RopeScaling = {
-      type,
-      factor: need('factor'),
-      lowFreqFactor: need('low_freq_factor'),
-      highFreqFactor: need('high_freq_factor'),
-      originalMaxPosition: rope.original_max_position_embeddings ?? maxPosition,
-    };
-    if (scaling.highFreqFactor > scaling.lowFreqFactor) return scaling;
-    throw new ModelError(
-      'MODEL_INVALID',
-      `${name}: rope scaling llama3: high_freq_factor must be above low_freq_factor`,
-    );
+  const originalMaxPosition = rope.original_max_position_embeddings ?? maxPosition;
+  switch (type) {
+    case 'linear':
+      return { type, factor: need('factor') };
+    case 'dynamic':
+      return { type, factor: need('factor'), originalMaxPosition };
+    case 'yarn':
+      return {
+        type,
+        factor: need('factor'),
+        originalMaxPosition,
+        betaFast: rope.beta_fast ?? 32,
+        betaSlow: rope.beta_slow ?? 1,
+        attentionFactor: yarnFactor(rope),
+        truncate: rope.truncate ?? true,
+      };
+    case 'llama3': {
+      const scaling: RopeScaling = {
+        type,
+        factor: need('factor'),
+        lowFreqFactor: need('low_freq_factor'),
+        highFreqFactor: need('high_freq_factor'),
+        originalMaxPosition,
+      };
+      if (scaling.highFreqFactor > scaling.lowFreqFactor) return scaling;
+      throw new ModelError(
+        'MODEL_INVALID',
+        `${name}: rope scaling llama3: high_freq_factor must be above low_freq_factor`,
+      );
+    }
+    default:
+      throw new ModelError(
+        'MODEL_UNSUPPORTED',
+        `${name}: rope scaling ${JSON.stringify(type)} is not supported`,
+        { hint: 'Supported: default, linear, llama3, yarn, dynamic.' },
+      );
   }
-  throw new ModelError(
-    'MODEL_UNSUPPORTED',
-    `${name}: rope scaling ${JSON.stringify(type)} is not supported`,
-    {
-      hint: 'Supported: default, linear, llama3.',
-    },
-  );
 }
+
+/** As transformers: given, or by DeepSeek's two scales, or YaRN's own rule. */
+function yarnFactor({ attention_factor: given, factor = 1, mscale, mscale_all_dim: all }: RawRope): number {
+  if (given !== undefined) return given;
+  if (mscale !== undefined && all !== undefined)
+    return yarnMagnitude(factor, mscale) / yarnMagnitude(factor, all);
+  return yarnMagnitude(factor);
+}
+
+// ---- activation --------------------------------------------------------------------------------------------
 
 function readActivation(
   raw: RawConfig,
@@ -226,26 +251,27 @@ const ownEntry = (
 ): ActivationKind | undefined =>
   table !== undefined && key !== undefined && Object.hasOwn(table, key) ? table[key] : undefined;
 
-/** Shared with GGUF: the relations between the numbers of attention. */
-export function checkHeads(config: ModelConfig, name: string): void {
-  const { heads, kvHeads, headDim, hiddenSize } = config;
-  if (!Number.isInteger(headDim)) {
-    throw new ModelError(
-      'MODEL_INVALID',
-      `${name}: hidden size ${hiddenSize} does not divide into ${heads} heads`,
-    );
-  }
-  if (headDim % 2 !== 0)
-    throw new ModelError('MODEL_INVALID', `${name}: head_dim ${headDim} is odd; RoPE needs pairs`);
-  if (kvHeads > heads || heads % kvHeads !== 0) {
-    throw new ModelError(
-      'MODEL_INVALID',
-      `${name}: ${heads} heads do not divide into ${kvHeads} key/value heads`,
-    );
-  }
+// ---- shared with GGUF --------------------------------------------------------------------------------------
+
+/** The relations between a config's numbers. */
+export function checkShape(config: ModelConfig, name: string): void {
+  const { heads, kvHeads, headDim, hiddenSize, intermediateSize, block } = config;
+  const invalid = (message: string) => new ModelError('MODEL_INVALID', `${name}: ${message}`);
+  if (!Number.isInteger(headDim))
+    throw invalid(`hidden size ${hiddenSize} does not divide into ${heads} heads`);
+  if (headDim % 2 !== 0) throw invalid(`head_dim ${headDim} is odd; RoPE needs pairs`);
+  const rotary = rotaryDims(config);
+  if (!Number.isInteger(rotary) || rotary % 2 !== 0 || rotary > headDim)
+    throw invalid(`${rotary} of ${headDim} head dimensions rotate; RoPE needs pairs`);
+  if (kvHeads > heads || heads % kvHeads !== 0)
+    throw invalid(`${heads} heads do not divide into ${kvHeads} key/value heads`);
+  if (intermediateSize > limits.MAX_INTERMEDIATE)
+    throw invalid(`${intermediateSize} neurons in a layer, expected at most ${limits.MAX_INTERMEDIATE}`);
+  const { experts } = block.ffn;
+  if (experts && experts.active > experts.count)
+    throw invalid(`${experts.active} active experts of ${experts.count}`);
 }
 
-/** Shared with GGUF. */
 export function checkTokenIds(config: ModelConfig, name: string): void {
   for (const id of [config.bosId, ...config.eosIds]) {
     if (id !== null && id >= config.vocabSize) {

@@ -10,7 +10,9 @@ import { ModelError } from '../errors.js';
 import { cacheDir } from '../io/paths.js';
 import type { RegularFile } from '../io/regular-file.js';
 import type { ModelConfig, TokenizerFiles } from './types.js';
-import type { BoundTensor } from './weights.js';
+import { storedTensorsOf, type BoundTensor } from './bind.js';
+import { isLlamaBlock } from './block.js';
+import type { StoredTensor } from './safetensors.js';
 
 const read = promisify(readCallback);
 /** Large enough for the disk, small enough to report progress. */
@@ -31,11 +33,17 @@ export async function fingerprint(
   onBytes?: (done: number, total: number) => void,
 ): Promise<string> {
   const small = createHash('sha256');
-  small.update(JSON.stringify([SCHEME, input.config, input.tokenizer]));
+  small.update(JSON.stringify([SCHEME, hashedConfig(input.config), input.tokenizer]));
   const tensors = [...input.tensors].sort(([a], [b]) => (a < b ? -1 : 1));
-  for (const [name, t] of tensors) small.update(JSON.stringify([name, t.stored.dtype, t.rows, t.cols]));
+  // Experts and fused tensors: several tensors may be parts of one, which is hashed once.
+  const stored = new Set<StoredTensor>();
+  for (const [name, t] of tensors) {
+    const parts = [...storedTensorsOf(t)];
+    for (const part of parts) stored.add(part);
+    small.update(JSON.stringify([name, ...new Set(parts.map(({ dtype }) => dtype)), t.rows, t.cols]));
+  }
   const smallHash = small.digest('hex');
-  const total = tensors.reduce((sum, [, t]) => sum + t.stored.bytes, 0);
+  const total = [...stored].reduce((sum, { bytes }) => sum + bytes, 0);
 
   const key = createHash('sha256')
     .update(JSON.stringify([smallHash, input.files.map((f) => f.identity)]))
@@ -45,21 +53,31 @@ export async function fingerprint(
     onBytes?.(total, total);
     return cached;
   }
-  const value = await hashTensors(smallHash, tensors, total, onBytes);
+  const value = await hashTensors(smallHash, stored, total, onBytes);
   writeCached(key, value);
   return value;
 }
 
+/**
+ * A Llama block adds nothing: such models keep the fingerprints they had before blocks were described, and with
+ * them their profiles and predictors.
+ */
+function hashedConfig(config: ModelConfig): Partial<ModelConfig> {
+  if (!isLlamaBlock(config)) return config;
+  const { block: _block, ends: _ends, ...rest } = config;
+  return rest;
+}
+
 async function hashTensors(
   start: string,
-  tensors: readonly [string, BoundTensor][],
+  tensors: Iterable<StoredTensor>,
   total: number,
   onBytes?: (done: number, total: number) => void,
 ): Promise<string> {
   const hash = createHash('sha256').update(start);
   const buffer = new Uint8Array(PIECE_BYTES);
   let done = 0;
-  for (const [, { stored }] of tensors) {
+  for (const stored of tensors) {
     for (let at = 0; at < stored.bytes;) {
       const length = Math.min(PIECE_BYTES, stored.bytes - at);
       const { bytesRead } = await read(stored.file.fd, buffer, 0, length, stored.offset + at);

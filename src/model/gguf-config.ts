@@ -1,87 +1,12 @@
-/** GGUF metadata -> ModelConfig: architecture `llama` (which Mistral models use too). */
-import { ModelError } from '../errors.js';
+/** GGUF metadata -> ModelConfig, with the row of the file's architecture. */
 import { ACTIVATION_KINDS, type ActivationKind } from '../kernels/kernels.js';
-import { checkHeads, checkTokenIds } from './config.js';
-import type { GgufValue } from './gguf-file.js';
+import { likeLlama } from './architectures.js';
+import { checkShape, checkTokenIds, type ReadConfig } from './config.js';
+import { GGUF_ARCHITECTURES } from './gguf-architectures.js';
+import type { GgufMetadata } from './gguf-metadata.js';
 import * as limits from './limits.js';
+import { yarnMagnitude } from './rope.js';
 import type { ModelConfig, RopeScaling } from './types.js';
-
-/** Metadata with typed access; a value of the wrong kind or size is an error that names its key. */
-export class GgufMetadata {
-  constructor(
-    private readonly values: ReadonlyMap<string, GgufValue>,
-    private readonly path: string,
-  ) {}
-
-  /** A whole number in min..max. */
-  integer(key: string, min: number, max: number): number | undefined {
-    const value = this.values.get(key);
-    if (value === undefined) return undefined;
-    const number = typeof value === 'bigint' ? Number(value) : value;
-    if (typeof number === 'number' && Number.isInteger(number) && number >= min && number <= max)
-      return number;
-    throw this.invalid(`${key} is ${describe(value)}, expected a whole number in ${min}..${max}`);
-  }
-
-  required(key: string, max: number): number {
-    const value = this.integer(key, 1, max);
-    if (value === undefined) throw this.invalid(`${key} is missing`);
-    return value;
-  }
-
-  /** A finite number above 0. */
-  positive(key: string): number | undefined {
-    const value = this.values.get(key);
-    if (value === undefined) return undefined;
-    if (typeof value === 'number' && Number.isFinite(value) && value > 0) return value;
-    throw this.invalid(`${key} is ${describe(value)}, expected a number above 0`);
-  }
-
-  number(key: string): number | undefined {
-    const value = this.values.get(key);
-    if (value === undefined || (typeof value === 'number' && Number.isFinite(value))) return value;
-    throw this.invalid(`${key} is ${describe(value)}, expected a number`);
-  }
-
-  text(key: string): string | undefined {
-    const value = this.values.get(key);
-    if (value === undefined || typeof value === 'string') return value;
-    throw this.invalid(`${key} is ${describe(value)}, expected a text`);
-  }
-
-  flag(key: string): boolean | undefined {
-    const value = this.values.get(key);
-    if (value === undefined || typeof value === 'boolean') return value;
-    throw this.invalid(`${key} is ${describe(value)}, expected a boolean`);
-  }
-
-  texts(key: string): readonly string[] | undefined {
-    const value = this.values.get(key);
-    if (value === undefined || Array.isArray(value)) return value as readonly string[] | undefined;
-    throw this.invalid(`${key} is ${describe(value)}, expected texts`);
-  }
-
-  numbers(key: string): Float64Array | undefined {
-    const value = this.values.get(key);
-    if (value === undefined || value instanceof Float64Array) return value;
-    throw this.invalid(`${key} is ${describe(value)}, expected numbers`);
-  }
-
-  has(key: string): boolean {
-    return this.values.has(key);
-  }
-
-  invalid(message: string): ModelError {
-    return new ModelError('MODEL_INVALID', `${this.path}: ${message}`);
-  }
-
-  unsupported(message: string, hint = ''): ModelError {
-    return new ModelError('MODEL_UNSUPPORTED', `${this.path}: ${message}`, { hint });
-  }
-}
-
-const describe = (value: GgufValue): string =>
-  typeof value === 'object' ? `an array of ${value.length}` : JSON.stringify(String(value)).slice(0, 80);
 
 /** What tensors the file holds, as far as the config depends on it. */
 export interface GgufFacts {
@@ -91,92 +16,109 @@ export interface GgufFacts {
 }
 
 /** @throws ModelError naming the metadata key */
-export function readGgufConfig(
-  meta: GgufMetadata,
-  facts: GgufFacts,
-): { config: ModelConfig; warnings: string[] } {
+export function readGgufConfig(meta: GgufMetadata, facts: GgufFacts): ReadConfig {
   const architecture = meta.text('general.architecture');
-  if (architecture !== 'llama') {
+  const row =
+    architecture !== undefined && Object.hasOwn(GGUF_ARCHITECTURES, architecture)
+      ? GGUF_ARCHITECTURES[architecture]
+      : undefined;
+  if (architecture === undefined || row === undefined) {
     const found = architecture === undefined ? 'no general.architecture' : `architecture ${architecture}`;
     throw meta.unsupported(
-      `${found}; GGUF files of architecture llama are supported`,
-      'Use the Hugging Face folder.',
+      `${found} is not supported`,
+      `Supported in GGUF files: ${Object.keys(GGUF_ARCHITECTURES).join(', ')}.`,
     );
   }
-  if (meta.integer('llama.expert_count', 0, 4096))
-    throw meta.unsupported('mixture-of-experts models are not supported');
+  const key = (name: string): string => `${architecture}.${name}`;
   const warnings: string[] = [];
+  const other = row.describe?.(meta, key, facts) ?? {};
+  const { block, ends } = likeLlama(other);
 
-  const hiddenSize = meta.required('llama.embedding_length', limits.MAX_HIDDEN);
-  const heads = meta.required('llama.attention.head_count', limits.MAX_HEADS);
-  const headDim = meta.integer('llama.attention.key_length', 1, limits.MAX_HEAD_DIM) ?? hiddenSize / heads;
+  const hiddenSize = meta.required(key('embedding_length'), limits.MAX_HIDDEN);
+  const heads = meta.required(key('attention.head_count'), limits.MAX_HEADS);
+  const headDim = meta.integer(key('attention.key_length'), 1, limits.MAX_HEAD_DIM) ?? hiddenSize / heads;
   const tokens = meta.texts('tokenizer.ggml.tokens');
-  const vocabSize = meta.integer('llama.vocab_size', 1, limits.MAX_VOCAB) ?? tokens?.length;
-  if (vocabSize === undefined) throw meta.invalid('neither llama.vocab_size nor tokenizer.ggml.tokens');
-  const ropeTheta = meta.positive('llama.rope.freq_base') ?? 10000;
-  const bias = (name: string) => facts.hasTensor(`blk.0.${name}.bias`);
+  const vocabSize = meta.integer(key('vocab_size'), 1, limits.MAX_VOCAB) ?? tokens?.length;
+  if (vocabSize === undefined) throw meta.invalid(`neither ${key('vocab_size')} nor tokenizer.ggml.tokens`);
+  const rotary = meta.integer(key('rope.dimension_count'), 1, limits.MAX_HEAD_DIM) ?? headDim;
+  if (rotary !== headDim) block.attention.rotaryDims = rotary;
+  const ropeTheta = meta.positive(key('rope.freq_base')) ?? 10000;
+  const { experts } = block.ffn;
+  const own = experts
+    ? meta.integer(key('expert_feed_forward_length'), 1, limits.MAX_INTERMEDIATE)
+    : undefined;
+  const neurons = own ?? meta.required(key('feed_forward_length'), limits.MAX_INTERMEDIATE);
+  const maxContext = meta.integer(key('context_length'), 1, limits.MAX_CONTEXT) ?? 2048;
 
   const config: ModelConfig = {
     architecture,
     hiddenSize,
-    intermediateSize: meta.required('llama.feed_forward_length', limits.MAX_INTERMEDIATE),
-    layers: meta.required('llama.block_count', limits.MAX_LAYERS),
+    intermediateSize: neurons * (experts?.count ?? 1),
+    layers: meta.required(key('block_count'), limits.MAX_LAYERS),
     heads,
-    kvHeads: meta.integer('llama.attention.head_count_kv', 1, limits.MAX_HEADS) ?? heads,
+    kvHeads: meta.integer(key('attention.head_count_kv'), 1, limits.MAX_HEADS) ?? heads,
     headDim,
     vocabSize,
-    maxContext: readContext(meta, warnings),
-    rmsEpsilon: readEpsilon(meta),
+    maxContext,
+    rmsEpsilon: readEpsilon(meta, key, block.norm.kind),
     ropeTheta,
-    ropeScaling: readRopeScaling(meta, headDim, ropeTheta, facts.ropeFactors),
-    activation: readActivation(meta, warnings),
-    qkvBias: bias('attn_q') || bias('attn_k') || bias('attn_v'),
-    outputBias: bias('attn_output'),
+    ropeScaling: readRopeScaling(meta, key, rotary, ropeTheta, maxContext, facts.ropeFactors),
+    activation: readActivation(meta, architecture, row.activation, warnings),
+    qkvBias: other.qkvBias ?? false,
+    outputBias: other.outputBias ?? false,
     tiedEmbeddings: !facts.hasTensor('output.weight'),
-    embeddingScale: meta.positive('hybrid_infer.embedding_scale') ?? 1,
-    residualScale: meta.positive('hybrid_infer.residual_scale') ?? 1,
-    logitScale: meta.positive('hybrid_infer.logit_scale') ?? 1,
+    embeddingScale: other.embeddingScale ?? 1,
+    residualScale: other.residualScale ?? 1,
+    logitScale: other.logitScale ?? 1,
+    block,
+    ends,
     bosId: tokenId(meta, 'bos') ?? null,
     eosIds: stopIds(meta),
   };
-  checkHeads(config, 'GGUF metadata');
+  checkShape(config, 'GGUF metadata');
   checkTokenIds(config, 'GGUF metadata');
-  for (const key of ['llama.attention.value_length', 'llama.rope.dimension_count']) {
-    const value = meta.integer(key, 1, limits.MAX_HEAD_DIM) ?? headDim;
-    if (value !== headDim)
-      throw meta.unsupported(`${key} is ${value}; only the head size ${headDim} is supported`);
+  const valueLength = meta.integer(key('attention.value_length'), 1, limits.MAX_HEAD_DIM) ?? headDim;
+  if (valueLength !== headDim) {
+    throw meta.unsupported(
+      `${key('attention.value_length')} is ${valueLength}; only the head size ${headDim} is supported`,
+    );
   }
-  return { config, warnings };
+  if ((other.names ?? row.names).interleavedHeads && rotary !== headDim)
+    throw meta.unsupported(`${key('rope.dimension_count')} is ${rotary} of ${headDim}`);
+  return { config, naming: other.names ?? row.names, warnings };
 }
 
-function readContext(meta: GgufMetadata, warnings: string[]): number {
-  const context = meta.integer('llama.context_length', 1, limits.MAX_CONTEXT) ?? 2048;
-  const window = meta.integer('llama.attention.sliding_window', 0, limits.MAX_CONTEXT) ?? 0;
-  if (window === 0 || window >= context) return context;
-  warnings.push(`sliding window ${window}: the context is limited to it, where attention is the same`);
-  return window;
-}
-
-function readEpsilon(meta: GgufMetadata): number {
-  const epsilon = meta.positive('llama.attention.layer_norm_rms_epsilon') ?? 1e-5;
+function readEpsilon(meta: GgufMetadata, key: (name: string) => string, kind: 'rms' | 'layer'): number {
+  const name = key(kind === 'rms' ? 'attention.layer_norm_rms_epsilon' : 'attention.layer_norm_epsilon');
+  const epsilon = meta.positive(name) ?? 1e-5;
   if (epsilon <= 1) return epsilon;
-  throw meta.invalid(`llama.attention.layer_norm_rms_epsilon is ${epsilon}, expected at most 1`);
+  throw meta.invalid(`${name} is ${epsilon}, expected at most 1`);
 }
 
-/** `llama` means SiLU; files exported by this program, and some others, say what the model computes. */
-function readActivation(meta: GgufMetadata, warnings: string[]): ModelConfig['activation'] {
-  const key = ['hybrid_infer.activation', 'llama.hidden_act', 'llama.hidden_activation'].find((k) =>
-    meta.has(k),
-  );
+/** Architectures imply an activation; files exported by this program, and some others, say what the model computes. */
+function readActivation(
+  meta: GgufMetadata,
+  architecture: string,
+  usual: ActivationKind | null,
+  warnings: string[],
+): ModelConfig['activation'] {
+  const keys = ['hybrid_infer.activation', `${architecture}.hidden_act`, `${architecture}.hidden_activation`];
+  const key = keys.find((k) => meta.has(k));
   if (key === undefined) {
+    if (usual === null) {
+      throw meta.unsupported(
+        `architecture ${architecture} computes GELU, unless the file says hybrid_infer.activation: it`,
+        'Use the Hugging Face folder of a ReLU model, whose config names the activation.',
+      );
+    }
     const name = meta.text('general.name') ?? '';
-    if (/relu|prosparse|sparse/i.test(name)) {
+    if (usual === 'silu' && /relu|prosparse|sparse/i.test(name)) {
       warnings.push(
         `the name ${JSON.stringify(name)} suggests a ReLU model, but the file does not say so: computed as SiLU. ` +
           'Use the Hugging Face folder, whose config names the activation',
       );
     }
-    return { kind: 'silu', threshold: 0 };
+    return { kind: usual, threshold: 0 };
   }
   const found = meta.text(key);
   const kind = ACTIVATION_KINDS.find((k) => k === found) as ActivationKind | undefined;
@@ -206,23 +148,38 @@ function stopIds(meta: GgufMetadata): number[] {
 
 function readRopeScaling(
   meta: GgufMetadata,
-  headDim: number,
+  key: (name: string) => string,
+  dims: number,
   theta: number,
+  context: number,
   factors: Float32Array | null,
 ): RopeScaling {
-  const type = meta.text('llama.rope.scaling.type') ?? 'none';
-  const factor = meta.positive('llama.rope.scaling.factor') ?? meta.positive('llama.rope.scale_linear') ?? 1;
+  const type = meta.text(key('rope.scaling.type')) ?? 'none';
+  const factor = meta.positive(key('rope.scaling.factor')) ?? meta.positive(key('rope.scale_linear')) ?? 1;
   if (factors !== null) {
     if (type !== 'none') throw meta.unsupported(`rope scaling ${type} together with rope_freqs.weight`);
-    return recogniseLlama3(meta, headDim, theta, factors);
+    return recogniseLlama3(meta, dims, theta, factors);
   }
-  if (type === 'linear' || (type === 'none' && meta.has('llama.rope.scale_linear'))) {
+  if (type === 'linear' || (type === 'none' && meta.has(key('rope.scale_linear')))) {
     return factor === 1 ? null : { type: 'linear', factor };
+  }
+  if (type === 'yarn') {
+    const original = meta.integer(key('rope.scaling.original_context_length'), 1, limits.MAX_CONTEXT);
+    return {
+      type,
+      factor,
+      originalMaxPosition: original ?? context,
+      betaFast: meta.positive(key('rope.scaling.yarn_beta_fast')) ?? 32,
+      betaSlow: meta.positive(key('rope.scaling.yarn_beta_slow')) ?? 1,
+      // llama.cpp multiplies what the file says with YaRN's own factor.
+      attentionFactor: (meta.positive(key('rope.scaling.attn_factor')) ?? 1) * yarnMagnitude(factor),
+      truncate: true,
+    };
   }
   if (type === 'none') return null;
   throw meta.unsupported(
     `rope scaling ${JSON.stringify(type)}`,
-    'Supported: none, linear, and the llama3 table.',
+    'Supported: none, linear, yarn, and the llama3 table.',
   );
 }
 

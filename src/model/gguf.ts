@@ -1,31 +1,30 @@
 /** Opening a GGUF file as a model. */
-import { basename } from 'node:path';
-import { openRegularFile, type RegularFile } from '../io/regular-file.js';
-import { GgufMetadata, readGgufConfig } from './gguf-config.js';
-import { readGgufHeader } from './gguf-file.js';
+import { bindTensors, type BoundTensor } from './bind.js';
+import { readGgufConfig } from './gguf-config.js';
+import { GgufMetadata } from './gguf-metadata.js';
+import { openGgufFiles } from './gguf-split.js';
 import { rebuildTokenizer } from './gguf-tokenizer.js';
 import { describeExtra, OpenModel } from './source.js';
 import type { StoredTensor } from './safetensors.js';
-import { expectedTensors, ggufName } from './tensor-names.js';
+import { expectedTensors } from './tensor-names.js';
 import type { WeightSource } from './types.js';
-import { bindTensors, markInterleaved, RowReader } from './weights.js';
+import { RowReader } from './weights.js';
 import { STORED_TYPES } from './decode.js';
 
 const ROPE_FACTORS = 'rope_freqs.weight';
 
 /** @throws HybridError (FILE_NOT_FOUND, FILE_INVALID, MODEL_INVALID, MODEL_UNSUPPORTED, TOKENIZER_INVALID) */
 export async function openGguf(path: string): Promise<WeightSource> {
-  const file = openRegularFile(path);
+  const { name, files, metadata, tensors: stored } = openGgufFiles(path);
   try {
-    const header = readGgufHeader(file);
-    const meta = new GgufMetadata(header.metadata, path);
-    const tensors = new Map(header.tensors.map((t) => [t.name, t]));
-    const { config, warnings } = readGgufConfig(meta, {
+    const meta = new GgufMetadata(metadata, path);
+    const tensors = new Map(stored.map((t) => [t.name, t]));
+    const { config, naming, warnings } = readGgufConfig(meta, {
       hasTensor: (name) => tensors.has(name),
       ropeFactors: await readRopeFactors(tensors.get(ROPE_FACTORS), meta),
     });
-    const bound = bindTensors(expectedTensors(config), (name) => tensors.get(ggufName(name)), ggufName, path);
-    markInterleaved(bound, config);
+    const expected = expectedTensors(config);
+    const bound = bindTensors(config, expected, naming, (wanted) => tensors.get(wanted), path);
     const tokenizer = rebuildTokenizer(meta);
     warnings.push(
       ...describeExtra(
@@ -34,18 +33,19 @@ export async function openGguf(path: string): Promise<WeightSource> {
       ),
     );
     return new OpenModel({
-      name: basename(path).replace(/\.gguf$/i, ''),
+      name,
       path,
       kind: 'gguf',
       config,
       tokenizer,
       bound,
-      files: [file] satisfies RegularFile[],
+      shapes: new Map(expected),
+      files,
       warnings,
       claimedFingerprint: claimed(meta),
     });
   } catch (error) {
-    file.close();
+    for (const file of files) file.close();
     throw error;
   }
 }
@@ -62,7 +62,18 @@ async function readRopeFactors(
       `tensor ${ROPE_FACTORS}: expected F32 [head size / 2], found ${tensor.dtype} [${tensor.shape.join(', ')}]`,
     );
   }
-  const bound = { stored: tensor, type: STORED_TYPES['F32'], rows: 1, cols: length, interleavedHead: 0 };
+  const whole = { firstRow: 0, rows: 1, firstCol: 0, cols: length, storedCols: length, packed: false };
+  const bound: BoundTensor = {
+    name: ROPE_FACTORS,
+    rows: 1,
+    cols: length,
+    along: 'rows',
+    pieces: [{ stored: tensor, type: STORED_TYPES['F32'], ...whole }],
+    interleavedHead: 0,
+    plusOne: false,
+    scale: null,
+    columnScale: null,
+  };
   return new RowReader().readRows(bound, 0, 1);
 }
 

@@ -8,12 +8,14 @@ export const MAX_INTERMEDIATE = 1 << 20;
 export const MAX_HEADS = 4096;
 export const MAX_HEAD_DIM = 1 << 14;
 export const MAX_VOCAB = 1 << 22; // largest in use: 262,144
+/** In one layer; the largest in use have 512. */
+export const MAX_EXPERTS = 4096;
 export const MAX_CONTEXT = 1 << 27;
 
 /** Tensors of language models have one or two dimensions; the formats allow at most this many here. */
 export const MAX_DIMENSIONS = 4;
-/** MAX_LAYERS layers of 13 tensors, and room for what we ignore. */
-export const MAX_TENSORS = 1 << 15;
+/** The largest public mixtures: 60 layers of 512 experts with 3 tensors each. */
+export const MAX_TENSORS = 1 << 17;
 export const MAX_TENSOR_NAME_BYTES = 1024;
 
 /** Text files of a model folder. */

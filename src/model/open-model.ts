@@ -3,17 +3,17 @@ import { readdirSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { HybridError, ModelError } from '../errors.js';
 import type { Fail } from '../io/bounded-reader.js';
-import { exists, readSmallText } from '../io/regular-file.js';
+import { exists } from '../io/regular-file.js';
 import { isObject, parseStrictJson } from '../io/strict-json.js';
+import { bindTensors } from './bind.js';
 import { readConfig } from './config.js';
-import { refuseForeignText } from './foreign.js';
 import { openGguf } from './gguf.js';
-import { MAX_CONFIG_BYTES, MAX_TEMPLATE_BYTES, MAX_TOKENIZER_BYTES } from './limits.js';
+import { readJsonText, readTokenizerFiles } from './folder-tokenizer.js';
+import { MAX_CONFIG_BYTES } from './limits.js';
 import { openSafetensors } from './safetensors.js';
 import { describeExtra, OpenModel } from './source.js';
-import { expectedTensors, huggingFaceName } from './tensor-names.js';
+import { expectedTensors } from './tensor-names.js';
 import type { ModelConfig, TokenizerFiles, WeightSource } from './types.js';
-import { bindTensors } from './weights.js';
 
 const invalid: Fail = (message) => new ModelError('MODEL_INVALID', message);
 
@@ -42,19 +42,15 @@ function openFolder(folder: string): WeightSource {
   const configPath = inFolder('config.json');
   if (!exists(configPath)) throw notAModelFolder(folder);
   const text = readJsonText(configPath, MAX_CONFIG_BYTES, folder);
-  const { config, warnings } = readConfig(parseStrictJson(text, configPath, invalid), configPath);
+  const { config, naming, warnings } = readConfig(parseStrictJson(text, configPath, invalid), configPath);
   const tokenizer = readTokenizerFiles(folder);
   addStopTokens(config, tokenizer, folder);
 
   const sharded = chooseWeights(folder);
   const weights = openSafetensors(folder, inFolder, sharded);
   try {
-    const bound = bindTensors(
-      expectedTensors(config),
-      (name) => weights.tensors.get(huggingFaceName(name)),
-      huggingFaceName,
-      folder,
-    );
+    const expected = expectedTensors(config);
+    const bound = bindTensors(config, expected, naming, (name) => weights.tensors.get(name), folder);
     warnings.push(...weights.warnings, ...describeExtra([...weights.tensors.keys()], bound));
     return new OpenModel({
       name: nameOf(folder),
@@ -63,6 +59,7 @@ function openFolder(folder: string): WeightSource {
       config,
       tokenizer,
       bound,
+      shapes: new Map(expected),
       files: weights.files,
       warnings,
       claimedFingerprint: null,
@@ -101,49 +98,6 @@ function notAModelFolder(folder: string): ModelError {
     ? `The folder holds a GGUF file: pass ${join(folder, gguf)}.`
     : 'Pass the folder that holds it.';
   return new ModelError('FILE_NOT_FOUND', `${folder}: no config.json`, { hint });
-}
-
-function readTokenizerFiles(folder: string): TokenizerFiles {
-  const optional = (name: string, maxBytes: number): string | null =>
-    exists(join(folder, name)) ? readJsonText(join(folder, name), maxBytes, folder) : null;
-  const tokenizerJson = optional('tokenizer.json', MAX_TOKENIZER_BYTES);
-  if (tokenizerJson === null) {
-    throw new ModelError('FILE_NOT_FOUND', `${folder}: no tokenizer.json`, {
-      hint: 'Save the tokenizer in its fast form (tokenizer.json) into the folder.',
-    });
-  }
-  const tokenizerConfigJson = optional('tokenizer_config.json', MAX_CONFIG_BYTES) ?? '{}';
-  const tokenizerConfig = parseStrictJson(
-    tokenizerConfigJson,
-    join(folder, 'tokenizer_config.json'),
-    invalid,
-  );
-  return {
-    tokenizerJson,
-    tokenizerConfigJson,
-    chatTemplate: readTemplate(folder) ?? templateOf(tokenizerConfig),
-    generationConfigJson: optional('generation_config.json', MAX_CONFIG_BYTES),
-  };
-}
-
-function readJsonText(path: string, maxBytes: number, folder: string): string {
-  const text = readSmallText(path, maxBytes, invalid, folder);
-  refuseForeignText(path, text);
-  return text;
-}
-
-function readTemplate(folder: string): string | null {
-  const path = join(folder, 'chat_template.jinja');
-  return exists(path) ? readSmallText(path, MAX_TEMPLATE_BYTES, invalid, folder) : null;
-}
-
-/** `chat_template` of tokenizer_config.json: a text, or a list of named ones of which `default` is meant. */
-function templateOf(tokenizerConfig: unknown): string | null {
-  const value = isObject(tokenizerConfig) ? tokenizerConfig['chat_template'] : undefined;
-  if (typeof value === 'string') return value;
-  if (!Array.isArray(value)) return null;
-  const named: unknown = value.find((item) => isObject(item) && item['name'] === 'default');
-  return isObject(named) && typeof named['template'] === 'string' ? named['template'] : null;
 }
 
 /** generation_config.json may know more ways to stop than config.json. */

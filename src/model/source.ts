@@ -1,16 +1,17 @@
 /** An opened model, whichever kind of file it came from. */
 import { ModelError } from '../errors.js';
 import type { RegularFile } from '../io/regular-file.js';
+import { storedTensorsOf, summarize, type BoundTensor } from './bind.js';
 import { fingerprint } from './fingerprint.js';
 import type { ModelConfig, TensorName, TokenizerFiles, WeightSource } from './types.js';
-import { RowReader, type BoundTensor } from './weights.js';
+import { RowReader } from './weights.js';
 
 /** Tensors the model does not use: worth a remark, because they may mean a wrong config. */
 export function describeExtra(
   names: readonly string[],
   bound: ReadonlyMap<TensorName, BoundTensor>,
 ): string[] {
-  const used = new Set([...bound.values()].map((t) => t.stored.name));
+  const used = new Set([...bound.values()].flatMap((t) => [...storedTensorsOf(t)].map(({ name }) => name)));
   const extra = names.filter((name) => !used.has(name) && !name.endsWith('rotary_emb.inv_freq'));
   if (extra.length === 0) return [];
   const shown = extra.slice(0, 5).join(', ');
@@ -24,6 +25,8 @@ export interface OpenModelParts {
   config: ModelConfig;
   tokenizer: TokenizerFiles;
   bound: Map<TensorName, BoundTensor>;
+  /** As the config demands them. */
+  shapes: ReadonlyMap<TensorName, readonly number[]>;
   files: RegularFile[];
   warnings: string[];
   claimedFingerprint: string | null;
@@ -55,9 +58,9 @@ export class OpenModel implements WeightSource {
     this.bound = parts.bound;
     this.files = parts.files;
     this.tensors = new Map(
-      [...parts.bound].map(([name, { stored }]) => [
+      [...parts.bound].map(([name, tensor]) => [
         name,
-        { dtype: stored.dtype, shape: stored.shape, bytes: stored.bytes },
+        { ...summarize(tensor), shape: parts.shapes.get(name)! },
       ]),
     );
   }

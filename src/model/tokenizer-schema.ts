@@ -39,6 +39,7 @@ const schema = z.object({
     // Very old files leave the type out; BPE is then what they mean.
     type: z.string().default('BPE'),
     unk_token: z.string().nullish(),
+    unk_id: id.nullish(),
     byte_fallback: z.boolean().nullish(),
     ignore_merges: z.boolean().nullish(),
     continuing_subword_prefix: z.string().nullish(),
@@ -46,11 +47,19 @@ const schema = z.object({
   }),
 });
 
+export interface Unigram {
+  /** Text and log probability by id. */
+  pieces: [string, number][];
+  unknownId: number;
+}
+
 export interface CheckedTokenizer {
   /** For the library: the file's own object with merges as pairs. */
   json: Record<string, unknown>;
   vocab: Map<string, number>;
+  /** Empty for unigram models. */
   merges: [string, string][];
+  unigram: Unigram | null;
   added: z.infer<typeof addedToken>[];
   normalizer: z.infer<typeof step> | null;
   preTokenizer: z.infer<typeof step> | null;
@@ -67,13 +76,11 @@ export function checkTokenizerJson(value: unknown): CheckedTokenizer {
     throw invalid(`tokenizer.json: ${issues.join('; ')}`);
   }
   const file = parsed.data;
-  if (file.model.type !== 'BPE') {
+  if (file.model.type !== 'BPE' && file.model.type !== 'Unigram') {
     throw new HybridError(
       'MODEL_UNSUPPORTED',
       `tokenizer.json: model type ${file.model.type} is not supported`,
-      {
-        hint: 'Llama-family tokenizers are BPE; convert the tokenizer to its fast BPE form.',
-      },
+      { hint: 'Supported: BPE and Unigram.' },
     );
   }
   if (file.model.continuing_subword_prefix || file.model.end_of_word_suffix) {
@@ -82,9 +89,11 @@ export function checkTokenizerJson(value: unknown): CheckedTokenizer {
       'tokenizer.json: subword prefixes and word suffixes are not supported',
     );
   }
-  const { vocab, owner } = readVocab(file.model['vocab']);
+  const pieces = file.model.type === 'Unigram' ? readPieces(file.model['vocab'], file.model.unk_id) : null;
+  const byToken = pieces?.pieces.map(([token], id) => [token, id] as const);
+  const { vocab, owner } = readVocab(byToken ? Object.fromEntries(byToken) : file.model['vocab']);
   checkAdded(file.added_tokens, vocab, owner);
-  const merges = readMerges(file.model['merges'], vocab);
+  const merges = pieces ? [] : readMerges(file.model['merges'], vocab);
   const unk = file.model.unk_token;
   if (typeof unk === 'string' && !vocab.has(unk) && !file.added_tokens.some((t) => t.content === unk)) {
     throw invalid(`tokenizer.json: unk_token ${JSON.stringify(unk)} is not in the vocabulary`);
@@ -95,6 +104,7 @@ export function checkTokenizerJson(value: unknown): CheckedTokenizer {
     json: { ...file, model: { ...file.model, merges, vocab: file.model['vocab'] } },
     vocab,
     merges,
+    unigram: pieces,
     added: file.added_tokens,
     normalizer: file.normalizer,
     preTokenizer: file.pre_tokenizer,
@@ -126,6 +136,28 @@ function readVocab(value: unknown): { vocab: Map<string, number>; owner: Map<num
   }
   if (vocab.size === 0) throw invalid('tokenizer.json: model.vocab is empty');
   return { vocab, owner };
+}
+
+/** A unigram vocabulary: pieces with finite scores, each text once, one of them the unknown piece. */
+function readPieces(value: unknown, unknownId: number | null | undefined): Unigram {
+  if (!Array.isArray(value) || value.length === 0 || value.length > MAX_VOCAB) {
+    throw invalid('tokenizer.json: model.vocab: expected an array of pieces and scores');
+  }
+  if (unknownId === null || unknownId === undefined || unknownId >= value.length) {
+    throw invalid(`tokenizer.json: model.unk_id is ${unknownId}, expected a piece of ${value.length}`);
+  }
+  const seen = new Set<string>();
+  const pieces = (value as unknown[]).map((entry, i): [string, number] => {
+    const [text, score] = Array.isArray(entry) && entry.length === 2 ? (entry as unknown[]) : [];
+    if (typeof text !== 'string' || typeof score !== 'number' || !Number.isFinite(score) || seen.has(text)) {
+      throw invalid(
+        `tokenizer.json: piece ${i}: expected a text of its own and a score, found ${JSON.stringify(entry)}`,
+      );
+    }
+    seen.add(text);
+    return [text, score];
+  });
+  return { pieces, unknownId };
 }
 
 function checkAdded(

@@ -7,6 +7,7 @@ import { runWithin, TimeLimitError } from './time-limit.js';
 import { byteSpelling, stripsLeadingSpace, tokenBytes } from './token-bytes.js';
 import { checkTokenizerJson, invalid } from './tokenizer-schema.js';
 import type { TokenizerFiles } from './types.js';
+import { createUnigram } from './unigram.js';
 
 /** Turns ids into text piece by piece; concatenated, the pieces are the text. */
 export interface StreamDecoder {
@@ -74,7 +75,16 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
     () => {
       // The library reads tokenizer_config.json too; only what was checked is passed on.
       const built = new LibraryTokenizer(checked.json, { clean_up_tokenization_spaces: false });
-      const model = built.model as unknown as { bpe(word: string): string[] };
+      const model = built.model as unknown as {
+        bpe(word: string): string[];
+        encode(words: string[]): string[];
+      };
+      if (checked.unigram) {
+        const { pieces, unknownId } = checked.unigram;
+        const segment = createUnigram(pieces, unknownId, checked.byteFallback);
+        model.encode = (words) => words.flatMap(segment);
+        return built;
+      }
       const bpe = model.bpe.bind(model);
       const mergeLong = createMerger(checked.vocab, checked.merges);
       model.bpe = (word) => (word.length > LONG_WORD ? mergeLong(word) : bpe(word));

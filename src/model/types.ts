@@ -1,5 +1,6 @@
 /** What a model is, after its own config dialect was read: the one description the rest of the code uses. */
 import type { ActivationKind } from '../kernels/kernels.js';
+import type { Block, Ends } from './block.js';
 
 export type RopeScaling =
   | null
@@ -10,13 +11,25 @@ export type RopeScaling =
       lowFreqFactor: number;
       highFreqFactor: number;
       originalMaxPosition: number;
-    };
+    }
+  | {
+      type: 'yarn';
+      factor: number;
+      originalMaxPosition: number;
+      betaFast: number;
+      betaSlow: number;
+      /** Factor of cos and sin. */
+      attentionFactor: number;
+      /** The ends of the ramp are whole pairs. */
+      truncate: boolean;
+    }
+  | { type: 'dynamic'; factor: number; originalMaxPosition: number };
 
 export interface ModelConfig {
   /** As the model names itself, such as `SparseLlamaForCausalLM` (GGUF: `llama`). */
   architecture: string;
   hiddenSize: number; // d
-  intermediateSize: number; // nFf
+  intermediateSize: number; // nFf of a layer: of all its experts together
   layers: number;
   heads: number;
   kvHeads: number;
@@ -24,6 +37,7 @@ export interface ModelConfig {
   vocabSize: number;
   /** max_position_embeddings */
   maxContext: number;
+  /** Epsilon of all norms. */
   rmsEpsilon: number;
   ropeTheta: number;
   ropeScaling: RopeScaling;
@@ -36,6 +50,8 @@ export interface ModelConfig {
   embeddingScale: number;
   residualScale: number;
   logitScale: number;
+  block: Block;
+  ends: Ends;
   bosId: number | null;
   eosIds: number[];
 }
@@ -43,6 +59,7 @@ export interface ModelConfig {
 /** One layer's tensors by role; shapes are [rows, cols] as in the model file (row-major, rows = outputs). */
 export type LayerTensor =
   | 'attnNorm' // [d]
+  | 'attnNormBias'
   | 'q' // [heads * headDim, d]
   | 'k' // [kvHeads * headDim, d]
   | 'v' // [kvHeads * headDim, d]
@@ -51,11 +68,27 @@ export type LayerTensor =
   | 'kBias'
   | 'vBias'
   | 'oBias'
+  | 'qNorm' // [headDim], or [heads * headDim]
+  | 'kNorm' // [headDim], or [kvHeads * headDim]
+  | 'oNorm' // [heads * headDim], before o
   | 'ffnNorm' // [d]
-  | 'gate' // [nFf, d]
+  | 'ffnNormBias'
+  | 'router' // [experts, d]
+  | 'gate' // [nFf, d]; the only matrix before the activation in an FFN without a gate
+  | 'gateBias'
   | 'up' // [nFf, d]
-  | 'down'; // [d, nFf]
-export type GlobalTensor = 'embed' /* [vocab, d] */ | 'outNorm' /* [d] */ | 'lmHead'; /* [vocab, d] */
+  | 'upBias'
+  | 'down' // [d, nFf]; times the weight of the norm before it, column by column
+  | 'downBias';
+export type GlobalTensor =
+  | 'embed' // [vocab, embeddingSize]
+  | 'positions' // [rows, d]
+  | 'projectIn' // [d, embeddingSize]
+  | 'outNorm' // [d]
+  | 'outNormBias'
+  | 'projectOut' // [embeddingSize, d]
+  | 'lmHead'; // [vocab, embeddingSize]
+export type Role = GlobalTensor | LayerTensor;
 export type TensorName = GlobalTensor | `layers.${number}.${LayerTensor}`;
 
 /** Tokenizer and template files as texts, exactly as a Hugging Face folder has them. */

@@ -2,9 +2,8 @@
 import { read as readCallback } from 'node:fs';
 import { promisify } from 'node:util';
 import { ModelError, UsageError } from '../errors.js';
-import { STORED_TYPES, type StoredType } from './decode.js';
+import type { BoundPiece, BoundTensor } from './bind.js';
 import type { StoredTensor } from './safetensors.js';
-import type { ModelConfig, TensorName } from './types.js';
 
 const read = promisify(readCallback);
 
@@ -13,74 +12,10 @@ const PIECE_BYTES = 1 << 20;
 /** Staging buffers kept for the next call; concurrent callers each use their own. */
 const KEPT_STAGING = 4;
 
-/** A tensor in the order the runtime wants its rows. */
-export interface BoundTensor {
-  stored: StoredTensor;
-  type: StoredType;
-  rows: number;
-  cols: number;
-  /**
-   * Where a row lies in the file, for GGUF's q and k: heads of this many rows whose two halves are
-   * interleaved. 0: in order.
-   */
-  interleavedHead: number;
-}
-
-/** Match what the files hold with what the config demands; all contradictions in one error. */
-export function bindTensors(
-  expected: readonly [TensorName, number[]][],
-  find: (name: TensorName) => StoredTensor | undefined,
-  nameInFile: (name: TensorName) => string,
-  where: string,
-): Map<TensorName, BoundTensor> {
-  const bound = new Map<TensorName, BoundTensor>();
-  const problems: string[] = [];
-  const unsupported: string[] = [];
-  for (const [name, shape] of expected) {
-    const stored = find(name);
-    if (stored === undefined) {
-      problems.push(`tensor ${nameInFile(name)} is missing (expected [${shape.join(', ')}])`);
-      continue;
-    }
-    if (stored.shape.length !== shape.length || stored.shape.some((n, i) => n !== shape[i])) {
-      const found = `[${stored.shape.join(', ')}]`;
-      problems.push(`tensor ${stored.name}: expected [${shape.join(', ')}], found ${found} ${stored.dtype}`);
-      continue;
-    }
-    const type = Object.hasOwn(STORED_TYPES, stored.dtype) ? STORED_TYPES[stored.dtype] : undefined;
-    // Vectors are never stored in blocks; reading an interleaved one value by value relies on it.
-    if (type === undefined || (shape.length === 1 && type.blockElements > 1)) {
-      unsupported.push(`tensor ${stored.name} has type ${stored.dtype}`);
-      continue;
-    }
-    const [rows, cols] = shape.length === 1 ? [1, shape[0]] : shape;
-    bound.set(name, { stored, type, rows, cols, interleavedHead: 0 });
-  }
-  if (problems.length > 0) {
-    throw new ModelError('MODEL_INVALID', `${where}: weights contradict the config: ${problems.join('; ')}`, {
-      hint: 'Re-export the model, or fetch its missing files.',
-    });
-  }
-  if (unsupported.length > 0) {
-    throw new ModelError('MODEL_UNSUPPORTED', `${where}: ${unsupported.join('; ')}`, {
-      hint: `Supported types: ${Object.keys(STORED_TYPES).join(', ')}.`,
-    });
-  }
-  return bound;
-}
-
-/** q and k of GGUF files come with the two halves of each head's rows interleaved: undone when reading. */
-export function markInterleaved(bound: Map<TensorName, BoundTensor>, config: ModelConfig): void {
-  for (let layer = 0; layer < config.layers; layer++) {
-    for (const role of ['q', 'k', 'qBias', 'kBias'] as const) {
-      const tensor = bound.get(`layers.${layer}.${role}`);
-      if (tensor) tensor.interleavedHead = config.headDim;
-    }
-  }
-}
-
 export class RowReader {
   private readonly staging: Uint8Array[] = [];
+  /** Column factors and scales, which every call needs again: a few KB for each layer at most. */
+  private readonly factors = new WeakMap<BoundTensor, Promise<Float32Array>>();
 
   /**
    * Rows [begin, end) as f32. A one-dimensional tensor is one row.
@@ -89,39 +24,90 @@ export class RowReader {
   async readRows(t: BoundTensor, begin: number, end: number, into?: Float32Array): Promise<Float32Array> {
     const whole = Number.isInteger(begin) && Number.isInteger(end);
     if (!whole || begin < 0 || end < begin || end > t.rows) {
-      throw new UsageError(`tensor ${t.stored.name}: rows ${begin}..${end} of ${t.rows}`);
+      throw new UsageError(`tensor ${t.name}: rows ${begin}..${end} of ${t.rows}`);
     }
     const values = (end - begin) * t.cols;
     const out = into ?? new Float32Array(values);
-    if (out.length < values)
-      throw new UsageError(`tensor ${t.stored.name}: ${values} values into ${out.length}`);
+    if (out.length < values) throw new UsageError(`tensor ${t.name}: ${values} values into ${out.length}`);
     if (t.interleavedHead > 0) await this.readInterleaved(t, begin, end, out);
-    else await this.readRange(t, begin, end, out);
+    else await this.readPieces(t, begin, end, out);
+    if (t.plusOne || t.scale || t.columnScale) await this.adjust(t, out.subarray(0, values));
     return out;
   }
 
-  /** Stored rows, piece by piece. */
-  private async readRange(t: BoundTensor, begin: number, end: number, out: Float32Array): Promise<void> {
-    const { blockElements, blockBytes } = t.type;
-    const blocksInRow = t.cols / blockElements;
-    // Pieces are whole blocks, not whole rows: a one-row tensor may be long.
-    const firstBlock = begin * blocksInRow;
-    const lastBlock = end * blocksInRow;
+  private async readPieces(t: BoundTensor, begin: number, end: number, out: Float32Array): Promise<void> {
+    if (t.pieces.length === 1) return this.readPiece(t.pieces[0], begin, end, out);
+    let at = 0;
+    for (const piece of t.pieces) {
+      if (t.along === 'rows') {
+        const from = Math.max(begin, at);
+        const to = Math.min(end, at + piece.rows);
+        if (from < to) await this.readPiece(piece, from - at, to - at, out.subarray((from - begin) * t.cols));
+        at += piece.rows;
+        continue;
+      }
+      const part = new Float32Array((end - begin) * piece.cols);
+      await this.readPiece(piece, begin, end, part);
+      for (let row = 0; row < end - begin; row++) {
+        out.set(part.subarray(row * piece.cols, (row + 1) * piece.cols), row * t.cols + at);
+      }
+      at += piece.cols;
+    }
+  }
+
+  /** Rows [begin, end) of a piece. */
+  private async readPiece(p: BoundPiece, begin: number, end: number, out: Float32Array): Promise<void> {
+    if (p.packed) return this.readPacked(p, p.firstRow + begin, p.firstRow + end, out);
+    if (p.cols === p.storedCols) {
+      const from = (p.firstRow + begin) * p.storedCols;
+      return this.readRange(p, from, (end - begin) * p.cols, out);
+    }
+    for (let row = begin; row < end; row++) {
+      const from = (p.firstRow + row) * p.storedCols + p.firstCol;
+      await this.readRange(p, from, p.cols, out.subarray((row - begin) * p.cols));
+    }
+  }
+
+  /** Stored values [from, from + elements): whole blocks, piece by piece. */
+  private async readRange(p: BoundPiece, from: number, elements: number, out: Float32Array): Promise<void> {
+    const { blockElements, blockBytes } = p.type;
+    const firstBlock = from / blockElements;
+    const lastBlock = (from + elements) / blockElements;
     const blocksInPiece = Math.max(1, Math.floor(PIECE_BYTES / blockBytes));
-    const staging = this.staging.pop() ?? new Uint8Array(PIECE_BYTES);
-    try {
+    await this.withStaging(async (staging) => {
       for (let block = firstBlock; block < lastBlock; block += blocksInPiece) {
         const blocks = Math.min(blocksInPiece, lastBlock - block);
         const bytes = staging.subarray(0, blocks * blockBytes);
-        await readFully(t.stored, block * blockBytes, bytes);
-        const elements = blocks * blockElements;
+        await readFully(p.stored, block * blockBytes, bytes);
+        const length = blocks * blockElements;
         const at = (block - firstBlock) * blockElements;
-        const bad = t.type.decode(bytes, elements, out.subarray(at, at + elements));
-        if (bad >= 0) throw notFinite(t, block * blockElements + bad);
+        const bad = p.type.decode(bytes, length, out.subarray(at, at + length));
+        if (bad >= 0) throw notFinite(p, block * blockElements + bad);
       }
-    } finally {
-      if (this.staging.length < KEPT_STAGING) this.staging.push(staging);
-    }
+    });
+  }
+
+  /** Row r of R: bits 2 (r div R/4) of the bytes of stored row r mod R/4, less one. */
+  private async readPacked(p: BoundPiece, begin: number, end: number, out: Float32Array): Promise<void> {
+    const storedRows = p.rows / 4;
+    const cols = p.cols;
+    await this.withStaging(async (staging) => {
+      // A row of bytes may be longer than the staging buffer: then it is read in parts.
+      const width = Math.min(cols, staging.length);
+      for (let row = begin; row < end; row++) {
+        const shift = 2 * Math.floor(row / storedRows);
+        for (let col = 0; col < cols; col += width) {
+          const bytes = staging.subarray(0, Math.min(width, cols - col));
+          await readFully(p.stored, (row % storedRows) * cols + col, bytes);
+          const at = (row - begin) * cols + col;
+          for (let i = 0; i < bytes.length; i++) {
+            const code = (bytes[i] >>> shift) & 3;
+            if (code === 3) throw notTernary(p, row);
+            out[at + i] = code - 1;
+          }
+        }
+      }
+    });
   }
 
   /** Row h*D + s*D/2 + j (s = 0, 1) lies in the file at h*D + 2j + s: read whole heads, then pick. */
@@ -135,18 +121,56 @@ export class RowReader {
     // A bias is one row of heads * headDim values: the same order, with values in the place of rows.
     const isBias = t.rows === 1;
     const cols = isBias ? 1 : t.cols;
+    if (begin === end) return;
     const [from, to] = isBias ? [0, t.cols] : [begin, end];
-    if (from === to || begin === end) return;
     const half = headRows / 2;
-    const stored: BoundTensor = isBias ? { ...t, rows: t.cols, cols: 1 } : t;
+    const all = isBias ? await this.wholeRow(t) : null;
     const head = new Float32Array(headRows * cols);
     for (let first = from - (from % headRows); first < to; first += headRows) {
-      await this.readRange(stored, first, first + headRows, head);
+      if (all) head.set(all.subarray(first, first + headRows));
+      else await this.readPieces(t, first, first + headRows, head);
       for (let row = Math.max(first, from); row < Math.min(first + headRows, to); row++) {
         const inHead = row - first;
         const source = 2 * (inHead % half) + Math.floor(inHead / half);
         out.set(head.subarray(source * cols, (source + 1) * cols), (row - from) * cols);
       }
+    }
+  }
+
+  private async wholeRow(t: BoundTensor): Promise<Float32Array> {
+    const row = new Float32Array(t.cols);
+    await this.readPieces(t, 0, 1, row);
+    return row;
+  }
+
+  private async adjust(t: BoundTensor, values: Float32Array): Promise<void> {
+    if (t.plusOne) for (let i = 0; i < values.length; i++) values[i] += 1;
+    if (t.scale) {
+      const [scale] = await this.factorsOf(t.scale.by);
+      const factor = t.scale.divide ? 1 / scale : scale;
+      if (!Number.isFinite(factor)) throw notFinite(t.scale.by.pieces[0], 0);
+      for (let i = 0; i < values.length; i++) values[i] *= factor;
+    }
+    if (t.columnScale) {
+      const factors = await this.factorsOf(t.columnScale);
+      for (let row = 0; row < values.length; row += t.cols) {
+        for (let col = 0; col < t.cols; col++) values[row + col] *= factors[col];
+      }
+    }
+  }
+
+  private factorsOf(t: BoundTensor): Promise<Float32Array> {
+    let factors = this.factors.get(t);
+    if (factors === undefined) this.factors.set(t, (factors = this.readRows(t, 0, 1)));
+    return factors;
+  }
+
+  private async withStaging(use: (staging: Uint8Array) => Promise<void>): Promise<void> {
+    const staging = this.staging.pop() ?? new Uint8Array(PIECE_BYTES);
+    try {
+      await use(staging);
+    } finally {
+      if (this.staging.length < KEPT_STAGING) this.staging.push(staging);
     }
   }
 }
@@ -172,12 +196,20 @@ async function readFully(tensor: StoredTensor, offset: number, into: Uint8Array)
   }
 }
 
-function notFinite(t: BoundTensor, element: number): ModelError {
-  const row = Math.floor(element / t.cols);
-  const what = t.type.blockElements > 1 ? 'a scale' : 'a value';
+/** @param element counted from the start of the stored tensor */
+function notFinite(p: BoundPiece, element: number): ModelError {
+  const row = Math.floor(element / p.storedCols);
+  const what = p.type.blockElements > 1 ? 'a scale' : 'a value';
   return new ModelError(
     'MODEL_INVALID',
-    `${t.stored.file.path}: tensor ${t.stored.name}, row ${row}: ${what} is NaN or infinite`,
+    `${p.stored.file.path}: tensor ${p.stored.name}, row ${row}: ${what} is NaN or infinite`,
     { hint: 'The weights are damaged, or overflowed when they were exported as F16.' },
   );
 }
+
+const notTernary = (p: BoundPiece, row: number): ModelError =>
+  new ModelError(
+    'MODEL_INVALID',
+    `${p.stored.file.path}: tensor ${p.stored.name}, row ${row}: a packed code of 3, expected 0, 1 or 2`,
+    { hint: 'The weights are damaged; fetch the file again.' },
+  );

@@ -147,6 +147,11 @@ export class GraphBuilder {
     return output;
   }
 
+  /** A name that nothing else has, for nodes with several outputs. */
+  name(stem: string): string {
+    return this.fresh(stem);
+  }
+
   /** Declares a value as output of the graph, in the order of the calls. */
   output(name: string, type: DataType, shape: Shape): void {
     if (!this.defined.has(name)) throw graphError(`output "${name}" is not made by any node`);

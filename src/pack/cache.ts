@@ -7,10 +7,12 @@ import { cacheDir } from '../io/paths.js';
 import type { OnProgress } from '../io/progress.js';
 import type { KernelBackend } from '../kernels/kernels.js';
 import type { WeightFormat } from '../kernels/layout.js';
+import { configForEngine } from '../model/engine-support.js';
 import { openModel } from '../model/open-model.js';
 import type { WeightSource } from '../model/types.js';
 import { writePack } from './convert.js';
 import { PACK_VERSION } from './format.js';
+import { chooseFormats, formatsKey } from './formats.js';
 import { looksLikePack, openPack } from './reader.js';
 
 export interface PackForOptions {
@@ -25,7 +27,7 @@ export interface PackForOptions {
 /**
  * The pack to run for what a user named: a pack stays as it is, a folder or GGUF file is converted into the
  * cache unless that was done before. Two processes that ask for the same pack convert it once.
- * @param quant null: q8, or whatever a given pack holds
+ * @param quant null: what the model's types ask for (q8 when it is not quantised), or what a given pack holds
  * @returns path of a pack
  * @throws as openModel, openPack and convert; UsageError-like PACK_INVALID when a pack has another quant
  */
@@ -41,22 +43,24 @@ export async function packFor(
   const source = await openModel(path);
   try {
     for (const warning of source.warnings) options.onWarning?.(warning);
-    return await cachedPack(source, quant ?? DEFAULT_QUANT, options);
+    return await cachedPack(source, quant, options);
   } finally {
     await source.close();
   }
 }
 
 /** Small models lose too much in 4 bits, and q8 of a large one still fits most machines that run it. */
-const DEFAULT_QUANT: WeightFormat = 'q8';
+const UNQUANTISED: WeightFormat = 'q8';
 
 /** As packFor, for a model that is open already. */
 export async function cachedPack(
   source: WeightSource,
-  quant: WeightFormat,
+  asked: WeightFormat | null,
   options: PackForOptions = {},
 ): Promise<string> {
   const { signal, onProgress } = options;
+  // Before a conversion of many gigabytes, not after it.
+  configForEngine(source.config, source.path);
   const fingerprint = await source.fingerprint((done, total) => {
     if (signal?.aborted) throw new HybridError('ABORTED', 'stopped while reading the model');
     onProgress?.({ stage: 'fingerprint', done, total, unit: 'bytes' });
@@ -64,7 +68,9 @@ export async function cachedPack(
   // Profiles go by the model a GGUF file was made from; the file's own bytes decide which pack is its.
   const name = source.claimedFingerprint ?? fingerprint;
   const folder = join(cacheDir(), 'packs');
-  const path = join(folder, `${fingerprint.slice(0, 32)}-${quant}-v${PACK_VERSION}.pack`);
+  const { quant, formats } = chooseFormats(source, asked, UNQUANTISED);
+  const kind = formatsKey(formats);
+  const path = join(folder, `${fingerprint.slice(0, 32)}-${kind}-v${PACK_VERSION}.pack`);
   if (isGood(path, name, quant)) return path;
 
   try {
@@ -80,7 +86,7 @@ export async function cachedPack(
     // The process that held the lock before may have made it.
     if (isGood(path, name, quant)) return path;
     rmSync(path, { force: true });
-    await writePack(source, path, { ...options, quant, fingerprint: name });
+    await writePack(source, path, { ...options, quant: asked, unquantised: UNQUANTISED, fingerprint: name });
     return path;
   } finally {
     lock.release();

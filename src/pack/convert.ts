@@ -9,17 +9,22 @@ import { acquireLock } from '../io/lock.js';
 import type { OnProgress } from '../io/progress.js';
 import type { KernelBackend } from '../kernels/kernels.js';
 import type { WeightFormat } from '../kernels/layout.js';
-import type { LayerTensor, TensorName, WeightSource } from '../model/types.js';
+import { embeddingSize } from '../model/block.js';
+import type { Role, TensorName, WeightSource } from '../model/types.js';
 import { ConvertPool } from './convert-pool.js';
 import { planPack } from './format.js';
-import { formatsFor } from './layout.js';
+import { chooseFormats, describeConversion } from './formats.js';
+import { GLOBAL_SECTIONS, LAYER_SECTIONS, type SectionContent } from './layout.js';
 import { inputStride } from './quantize.js';
 import { RowWriter, type ReadRows } from './row-writer.js';
 import { TOOL_VERSION } from './tool-version.js';
 import type { PackHeader, PackSection } from './types.js';
 
 export interface ConvertOptions {
-  quant: WeightFormat;
+  /** null: what the types of a quantised file ask for (formats.ts), `unquantised` for other models. */
+  quant: WeightFormat | null;
+  /** @default 'q4' */
+  unquantised?: WeightFormat;
   /** Workers. @default one per core, at most 8 */
   threads?: number;
   /** All backends write the same bytes; they differ in speed. @default 'auto' */
@@ -56,7 +61,7 @@ export async function writePack(
   outPath: string,
   options: ConvertOptions,
 ): Promise<PackHeader> {
-  const { quant, signal, onProgress } = options;
+  const { signal, onProgress } = options;
   const file = createAtomic(outPath);
   try {
     const fingerprint =
@@ -66,11 +71,7 @@ export async function writePack(
         signal?.throwIfAborted();
         onProgress?.({ stage: 'fingerprint', done, total, unit: 'bytes' });
       }));
-    const { name, config, tokenizer } = source;
-    const { header, prefix } = planPack(
-      { toolVersion: TOOL_VERSION, name, config, quant, fingerprint, tokenizer },
-      formatsFor(quant),
-    );
+    const { header, prefix } = planPackOf(source, fingerprint, options.quant, options.unquantised);
     file.truncate(header.fileBytes);
     await writeSections(source, header, file, prefix.length, options);
     file.write(prefix, 0);
@@ -84,6 +85,22 @@ export async function writePack(
   }
 }
 
+/** The header that a model's pack has. @param unquantised see ConvertOptions. @default 'q4' */
+export function planPackOf(
+  source: WeightSource,
+  fingerprint: string,
+  asked: WeightFormat | null,
+  unquantised: WeightFormat = 'q4',
+): { header: PackHeader; prefix: Uint8Array } {
+  const { name, config, tokenizer } = source;
+  const { quant, formats } = chooseFormats(source, asked, unquantised);
+  const converted = describeConversion(source, formats);
+  return planPack(
+    { toolVersion: TOOL_VERSION, name, config, quant, converted, fingerprint, tokenizer },
+    formats,
+  );
+}
+
 async function writeSections(
   source: WeightSource,
   header: PackHeader,
@@ -92,7 +109,7 @@ async function writeSections(
   options: ConvertOptions,
 ): Promise<void> {
   const { config } = header;
-  const widest = Math.max(config.hiddenSize, config.heads * config.headDim);
+  const widest = Math.max(config.hiddenSize, config.heads * config.headDim, embeddingSize(config));
   // A record needs an up row and a down column; f32 output is as large as its input.
   const pool = new ConvertPool(
     options.threads ?? availableParallelism(),
@@ -107,30 +124,37 @@ async function writeSections(
     options.onProgress?.({ stage: 'quantise', done, total, unit: 'bytes' });
   };
   const writer = new RowWriter(file, pool, count, options.columnBytes);
-  const rowsOf =
+  const read =
     (name: TensorName): ReadRows =>
     (begin, end, into) =>
       source.readRows(name, begin, end, into);
+  const write = async (
+    content: SectionContent<string, Role>,
+    section: PackSection | null,
+    prefix: string,
+  ) => {
+    if (section === null) return;
+    const names = content.roles
+      .map((role) => (prefix + role) as TensorName)
+      .filter((name) => source.tensors.has(name));
+    if (content.kind === 'vector') return writeVectors(source, file, names, section, count);
+    if (content.kind === 'rows') {
+      let first = 0;
+      for (const name of names) {
+        const [rows] = source.tensors.get(name)!.shape;
+        await writer.rows(read(name), section, first, rows);
+        first += rows;
+      }
+      return;
+    }
+    const [up, down] = names.length === 2 ? names : [null, names[0]];
+    if (up) await writer.records(read(up), read(down), section.rows, section);
+    else await writer.columnsAsRows(read(down), section.rows, section);
+  };
   try {
-    await writer.rows(rowsOf('embed'), header.embed);
-    await writeVectors(source, file, ['outNorm'], header.outNorm, count);
-    if (header.lmHead) await writer.rows(rowsOf('lmHead'), header.lmHead);
+    for (const content of GLOBAL_SECTIONS) await write(content, header[content.section], '');
     for (const [l, layer] of header.layers.entries()) {
-      const name = <T extends LayerTensor>(role: T) => `layers.${l}.${role}` as const;
-      const qRows = config.heads * config.headDim;
-      const kvRows = config.kvHeads * config.headDim;
-      const vectors = (roles: LayerTensor[], section: PackSection | null) =>
-        section ? writeVectors(source, file, roles.map(name), section, count) : null;
-      await vectors(['attnNorm'], layer.attnNorm);
-      await writer.rows(rowsOf(name('q')), layer.qkv, 0, qRows);
-      await writer.rows(rowsOf(name('k')), layer.qkv, qRows, kvRows);
-      await writer.rows(rowsOf(name('v')), layer.qkv, qRows + kvRows, kvRows);
-      await vectors(['qBias', 'kBias', 'vBias'], layer.qkvBias);
-      await writer.rows(rowsOf(name('o')), layer.o);
-      await vectors(['oBias'], layer.oBias);
-      await vectors(['ffnNorm'], layer.ffnNorm);
-      await writer.rows(rowsOf(name('gate')), layer.gate);
-      await writer.records(rowsOf(name('up')), rowsOf(name('down')), config.intermediateSize, layer.ffn);
+      for (const content of LAYER_SECTIONS) await write(content, layer[content.section], `layers.${l}.`);
     }
     await pool.drain();
   } finally {
@@ -146,6 +170,8 @@ async function writeVectors(
   section: PackSection,
   count: (bytes: number) => void,
 ): Promise<void> {
+  // An empty section is that of a model without a final norm.
+  if (section.rows === 0) return;
   const row = new Float32Array(section.stride / 4);
   let at = 0;
   for (const name of names) {

@@ -3,19 +3,14 @@ import { createHash } from 'node:crypto';
 import { PackError } from '../errors.js';
 import { parseStrictJson } from '../io/strict-json.js';
 import { alignUp } from '../kernels/layout.js';
-import {
-  DATA_ALIGNMENT,
-  layoutSections,
-  namedSections,
-  type PackSections,
-  type SectionFormats,
-} from './layout.js';
+import type { PackFormats } from './formats.js';
+import { DATA_ALIGNMENT, layoutSections, namedSections, type PackSections } from './layout.js';
 import { headerSchema } from './schema.js';
 import type { PackHeader, PackSection } from './types.js';
 
 export const PACK_MAGIC = 'HYBPACK\0';
 /** Raised with every change of the layout; a reader takes exactly its own version. */
-export const PACK_VERSION = 1;
+export const PACK_VERSION = 2;
 /** Magic, version, header length, header SHA-256. */
 export const PREFIX_BYTES = 48;
 /** Tokenizer files are the largest part (10 MB at most today); more than this is not a header. */
@@ -38,10 +33,7 @@ export type PackFacts = Omit<PackHeader, keyof PackSections>;
  * Lays out a pack and encodes everything before its first section.
  * @returns the full header and the bytes of the file's beginning, padding included
  */
-export function planPack(
-  facts: PackFacts,
-  formats: SectionFormats,
-): { header: PackHeader; prefix: Uint8Array } {
+export function planPack(facts: PackFacts, formats: PackFormats): { header: PackHeader; prefix: Uint8Array } {
   // Offsets are inside the header, and its length decides the offsets: the start only ever moves up, by
   // whole pages, so a few rounds settle it.
   let dataStart = DATA_ALIGNMENT;
@@ -157,14 +149,16 @@ function checkSections(header: PackHeader, dataStart: number, path: string): voi
   if (header.layers.length !== config.layers) {
     throw invalid(path, `config says ${config.layers} layers, the header describes ${header.layers.length}`);
   }
-  const formats = header.layers.map((layer) => ({
+  const formats: PackFormats = {
     embed: embed.format,
     lmHead: lmHead?.format ?? embed.format,
-    qkv: layer.qkv.format,
-    o: layer.o.format,
-    gate: layer.gate.format,
-    ffn: layer.ffn.format,
-  }));
+    layers: header.layers.map(({ qkv, o, gate, ffn }) => ({
+      qkv: qkv.format,
+      o: o.format,
+      gate: gate.format,
+      ffn: ffn.format,
+    })),
+  };
   const expected = layoutSections(config, formats, dataStart);
   const found = new Map(namedSections(header));
   const wanted = [...namedSections(expected)];

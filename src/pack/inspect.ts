@@ -1,9 +1,12 @@
 /** What a model or pack is made of, as data: shapes, formats, bytes per part, and what sparsity can do. */
 import type { WeightFormat } from '../kernels/layout.js';
-import type { ModelConfig, TensorName, WeightSource } from '../model/types.js';
+import { describeBlock } from '../model/block.js';
+import type { GlobalTensor, ModelConfig, TensorName, WeightSource } from '../model/types.js';
+import { chooseFormats, describeConversion, type Converted } from './formats.js';
+import { LAYER_SECTIONS } from './layout.js';
 import type { Pack, PackSection } from './types.js';
 
-export type PartName = 'embedding' | 'attention' | 'gate' | 'upDown' | 'norms' | 'lmHead';
+export type PartName = 'embedding' | 'attention' | 'router' | 'gate' | 'upDown' | 'norms' | 'lmHead';
 
 export interface Part {
   part: PartName;
@@ -31,15 +34,19 @@ export interface Description {
   name: string;
   path: string;
   config: ModelConfig;
-  /** null: full precision source */
+  /** null: a model that is no pack */
   quant: WeightFormat | null;
+  /** What the model's types became in this pack; of a model, what they become unless `--quant` says otherwise. */
+  converted: Converted[];
   /** null where it was not computed: a source's costs one pass over its bytes */
   fingerprint: string | null;
   parameters: number;
   bytes: number;
   bitsPerWeight: number;
   parts: Part[];
-  /** Weight bytes one decoded token reads in FFN mode `dense` (one embedding row, everything else). */
+  /** What differs from a Llama layer, one phrase each. */
+  block: string[];
+  /** Weight bytes one decoded token reads in FFN mode `dense` (one embedding row, the chosen experts, all else). */
   bytesPerTokenDense: number;
   /** Of those, the share that depends on the FFN's sparsity in `exact` (up and down) and `predicted` (all three). */
   sparsity: SparsityFacts;
@@ -55,12 +62,13 @@ export function describePack(pack: Pack): Description {
   add('embedding', header.embed);
   add('lmHead', header.lmHead);
   add('norms', header.outNorm);
+  for (const s of [header.positions, header.projectIn, header.projectOut]) add('embedding', s);
+  add('norms', header.outNormBias);
   for (const layer of header.layers) {
-    add('norms', layer.attnNorm);
-    add('norms', layer.ffnNorm);
-    for (const s of [layer.qkv, layer.o, layer.qkvBias, layer.oBias]) add('attention', s);
-    add('gate', layer.gate);
-    add('upDown', layer.ffn, 2);
+    for (const { section, kind, roles } of LAYER_SECTIONS) {
+      const gated = header.config.block.ffn.gated;
+      add(partOf(`layers.0.${roles[0]}`), layer[section], kind === 'records' && gated ? 2 : 1);
+    }
   }
   const first = header.layers[0];
   return describe(tally, {
@@ -69,6 +77,7 @@ export function describePack(pack: Pack): Description {
     path: pack.path,
     config: header.config,
     quant: header.quant,
+    converted: header.converted,
     fingerprint: header.fingerprint,
     bytes: header.fileBytes,
     embeddingRowBytes: header.embed.stride,
@@ -99,6 +108,7 @@ export function describeSource(source: WeightSource): Description {
     path: source.path,
     config,
     quant: null,
+    converted: describeConversion(source, chooseFormats(source, null, 'q8').formats),
     fingerprint: null,
     bytes: tally.bytes(),
     embeddingRowBytes: perRow('embed', config.vocabSize),
@@ -108,18 +118,28 @@ export function describeSource(source: WeightSource): Description {
   });
 }
 
+const GLOBAL_PARTS: Readonly<Record<GlobalTensor, PartName>> = {
+  embed: 'embedding',
+  positions: 'embedding',
+  projectIn: 'embedding',
+  outNorm: 'norms',
+  outNormBias: 'norms',
+  projectOut: 'embedding',
+  lmHead: 'lmHead',
+};
+
 function partOf(name: TensorName): PartName {
-  if (name === 'embed') return 'embedding';
-  if (name === 'lmHead') return 'lmHead';
+  if (!name.startsWith('layers.')) return GLOBAL_PARTS[name as GlobalTensor];
   const role = name.slice(name.lastIndexOf('.') + 1);
-  if (role.endsWith('Norm')) return 'norms';
-  if (role === 'gate') return 'gate';
-  return role === 'up' || role === 'down' ? 'upDown' : 'attention';
+  if (role.includes('Norm')) return 'norms';
+  if (role === 'router') return 'router';
+  if (role.startsWith('gate')) return 'gate';
+  return role.startsWith('up') || role.startsWith('down') ? 'upDown' : 'attention';
 }
 
 type Facts = Omit<
   Description,
-  'parameters' | 'bitsPerWeight' | 'parts' | 'bytesPerTokenDense' | 'sparsity'
+  'parameters' | 'bitsPerWeight' | 'parts' | 'block' | 'bytesPerTokenDense' | 'sparsity'
 > & {
   embeddingRowBytes: number;
   gateRowBytes: number;
@@ -132,7 +152,14 @@ function describe(tally: Tally, facts: Facts): Description {
   const { config } = facts;
   // Tied: the embedding is the head and is read whole. Else one row of it is read.
   const embedding = tally.bytes('embedding');
-  const read = tally.bytes() - embedding + (config.tiedEmbeddings ? embedding : 0) + embeddingRowBytes;
+  const experts = config.block.ffn.experts;
+  const idle = experts ? 1 - experts.active / experts.count : 0;
+  const read =
+    tally.bytes() -
+    embedding +
+    (config.tiedEmbeddings ? embedding : 0) +
+    embeddingRowBytes -
+    idle * (tally.bytes('gate') + tally.bytes('upDown'));
   const sparse = config.activation.kind !== 'silu';
   const parameters = parts.reduce((sum, p) => sum + p.parameters, 0);
   return {
@@ -140,6 +167,7 @@ function describe(tally: Tally, facts: Facts): Description {
     parameters,
     bitsPerWeight: (8 * tally.bytes()) / parameters,
     parts,
+    block: describeBlock(config),
     bytesPerTokenDense: Math.round(read),
     sparsity: {
       activation: config.activation,
@@ -152,7 +180,7 @@ function describe(tally: Tally, facts: Facts): Description {
   };
 }
 
-const PART_ORDER: PartName[] = ['embedding', 'attention', 'gate', 'upDown', 'norms', 'lmHead'];
+const PART_ORDER: PartName[] = ['embedding', 'attention', 'router', 'gate', 'upDown', 'norms', 'lmHead'];
 
 /** Sums parameters and bytes by part. */
 class Tally {

@@ -5,7 +5,8 @@ import type { Kernels } from '../kernels/kernels.js';
 import { rowBytes } from '../kernels/layout.js';
 import { instantiateKernels, selectKernels } from '../kernels/select.js';
 import { expectedTensors } from '../model/tensor-names.js';
-import type { LayerTensor, TensorName, WeightSource } from '../model/types.js';
+import type { Role, TensorName, WeightSource } from '../model/types.js';
+import { GLOBAL_SECTIONS, LAYER_SECTIONS, type SectionContent } from './layout.js';
 import { createSlot, inputStride, SLOT_INPUT } from './quantize.js';
 import type { Pack, PackSection } from './types.js';
 
@@ -39,7 +40,7 @@ export function packSource(pack: Pack): WeightSource {
     tensors: new Map(
       [...shapes].map(([name, shape]) => [
         name,
-        { dtype: header.quant, shape, bytes: bytesOf(pack, name, shape) },
+        { dtype: header.quant, shape, bytes: bytesOf(pack, name, shape, shapes) },
       ]),
     ),
     warnings: [],
@@ -49,11 +50,11 @@ export function packSource(pack: Pack): WeightSource {
       const cols = shape[shape.length - 1];
       const out = into ?? new Float32Array((end - begin) * cols);
       if (!name.endsWith('.down')) {
-        const place = placeOf(pack, name);
+        const place = placeOf(pack, name, shapes);
         if (place.section.cols === cols) rows.read(place, begin, end, out);
         else out.set(rows.vector(place, cols)); // one of several biases in one row
       } else {
-        if (down?.name !== name) down = { name, values: transpose(rows, placeOf(pack, name), shape) };
+        if (down?.name !== name) down = { name, values: transpose(rows, placeOf(pack, name, shapes), shape) };
         out.set(down.values.subarray(begin * cols, end * cols));
       }
       return out;
@@ -78,42 +79,29 @@ function transpose(rows: SectionRows, place: Place, [d, nFf]: number[]): Float32
   return values;
 }
 
-function placeOf(pack: Pack, name: TensorName): Place {
+type Shapes = ReadonlyMap<string, number[]>;
+
+function placeOf(pack: Pack, name: TensorName, shapes: Shapes): Place {
   const { header } = pack;
-  const whole = (section: PackSection | null): Place => {
-    if (!section) throw new UsageError(`${pack.path}: this model has no tensor ${name}`);
-    return { section, first: 0, part: 0 };
-  };
-  if (name === 'embed' || name === 'outNorm' || name === 'lmHead') return whole(header[name]);
-  const [, index, role] = name.split('.') as [string, string, LayerTensor];
-  const layer = header.layers[Number(index)];
-  const { heads, kvHeads, headDim } = header.config;
-  const afterQ = heads * headDim;
-  const afterK = afterQ + kvHeads * headDim;
-  switch (role) {
-    case 'q':
-      return whole(layer.qkv);
-    case 'k':
-      return { ...whole(layer.qkv), first: afterQ };
-    case 'v':
-      return { ...whole(layer.qkv), first: afterK };
-    case 'qBias':
-      return whole(layer.qkvBias);
-    case 'kBias':
-      return { ...whole(layer.qkvBias), first: afterQ };
-    case 'vBias':
-      return { ...whole(layer.qkvBias), first: afterK };
-    case 'up':
-      return whole(layer.ffn);
-    case 'down':
-      return { ...whole(layer.ffn), part: 1 };
-    default:
-      return whole(layer[role]);
-  }
+  const parts = name.split('.');
+  const role = parts[parts.length - 1] as Role;
+  const prefix = name.slice(0, name.length - role.length);
+  const contents: readonly SectionContent<string, Role>[] = prefix === '' ? GLOBAL_SECTIONS : LAYER_SECTIONS;
+  const content = contents.find(({ roles }) => roles.includes(role));
+  const sections = (prefix === '' ? header : header.layers[Number(parts[1])]) as unknown as
+    Record<string, PackSection | null> | undefined;
+  const section = content && sections?.[content.section];
+  if (!content || !section || !shapes.has(name))
+    throw new UsageError(`${pack.path}: this model has no tensor ${name}`);
+  const before = content.roles
+    .slice(0, content.roles.indexOf(role))
+    .filter((other) => shapes.has(prefix + other));
+  if (content.kind === 'records') return { section, first: 0, part: before.length };
+  return { section, first: before.reduce((sum, other) => sum + shapes.get(prefix + other)![0], 0), part: 0 };
 }
 
-function bytesOf(pack: Pack, name: TensorName, shape: number[]): number {
-  const { format } = placeOf(pack, name).section;
+function bytesOf(pack: Pack, name: TensorName, shape: number[], shapes: Shapes): number {
+  const { format } = placeOf(pack, name, shapes).section;
   if (name.endsWith('.down')) return shape[1] * rowBytes(format, shape[0]);
   return (shape.length === 1 ? 1 : shape[0]) * rowBytes(format, shape[shape.length - 1]);
 }

@@ -19,7 +19,61 @@ const ropeScaling = z.union([
     highFreqFactor: positive,
     originalMaxPosition: positive,
   }),
+  z.strictObject({
+    type: z.literal('yarn'),
+    factor: positive,
+    originalMaxPosition: positive,
+    betaFast: positive,
+    betaSlow: positive,
+    attentionFactor: positive,
+    truncate: z.boolean(),
+  }),
+  z.strictObject({ type: z.literal('dynamic'), factor: positive, originalMaxPosition: positive }),
 ]);
+
+const experts = z
+  .strictObject({
+    count: count(limits.MAX_EXPERTS),
+    active: count(limits.MAX_EXPERTS),
+    scoring: z.enum(['softmax', 'sigmoid']),
+    normalized: z.boolean(),
+    routerInput: z.enum(['ffn', 'block']),
+  })
+  .refine((e) => e.active <= e.count, { error: 'more active experts than there are', path: ['active'] });
+
+/** Keys in the order of model/block.ts: equal blocks have equal texts. */
+const block = z.strictObject({
+  norm: z.strictObject({
+    kind: z.enum(['rms', 'layer']),
+    bias: z.boolean(),
+    place: z.enum(['before', 'output', 'sum']),
+  }),
+  parallel: z.boolean(),
+  attention: z.strictObject({
+    headNorm: z.enum(['none', 'head', 'all']),
+    outputNorm: z.boolean(),
+    scale: positive.nullable(),
+    rotaryDims: z.number().int().min(0).max(limits.MAX_HEAD_DIM).multipleOf(2).nullable(),
+  }),
+  ffn: z.strictObject({
+    gated: z.boolean(),
+    bias: z.boolean(),
+    norm: z.boolean(),
+    experts: experts.nullable(),
+  }),
+  layers: z
+    .array(z.strictObject({ rotates: z.boolean(), window: count(limits.MAX_CONTEXT).nullable() }))
+    .max(limits.MAX_LAYERS)
+    .nullable(),
+});
+
+const ends = z.strictObject({
+  embeddingSize: count(limits.MAX_HIDDEN).nullable(),
+  learnedPositions: z
+    .strictObject({ rows: count(limits.MAX_CONTEXT), offset: z.number().int().min(0).max(1000) })
+    .nullable(),
+  finalNorm: z.boolean(),
+});
 
 export const configSchema = z
   .strictObject({
@@ -42,6 +96,8 @@ export const configSchema = z
     embeddingScale: positive,
     residualScale: positive,
     logitScale: positive,
+    block,
+    ends,
     bosId: tokenId.nullable(),
     eosIds: z.array(tokenId).max(1000),
   })
@@ -49,6 +105,18 @@ export const configSchema = z
   .refine((c) => (c.heads + 2 * c.kvHeads) * c.headDim <= limits.MAX_INTERMEDIATE, {
     error: 'attention is wider than supported',
     path: ['heads'],
+  })
+  .refine((c) => (c.block.attention.rotaryDims ?? 0) <= c.headDim, {
+    error: 'more dimensions rotate than a head has',
+    path: ['block', 'attention', 'rotaryDims'],
+  })
+  .refine((c) => c.block.layers === null || c.block.layers.length === c.layers, {
+    error: 'one entry for each layer',
+    path: ['block', 'layers'],
+  })
+  .refine((c) => c.intermediateSize % (c.block.ffn.experts?.count ?? 1) === 0, {
+    error: 'experts must divide the neurons',
+    path: ['intermediateSize'],
   });
 
 const section = z.strictObject({
@@ -62,13 +130,29 @@ const section = z.strictObject({
 
 const layer = z.strictObject({
   attnNorm: section,
+  attnNormBias: section.nullable(),
   qkv: section,
   qkvBias: section.nullable(),
+  qNorm: section.nullable(),
+  kNorm: section.nullable(),
+  oNorm: section.nullable(),
   o: section,
   oBias: section.nullable(),
   ffnNorm: section,
+  ffnNormBias: section.nullable(),
+  router: section.nullable(),
   gate: section,
+  gateBias: section.nullable(),
   ffn: section,
+  upBias: section.nullable(),
+  downBias: section.nullable(),
+});
+
+const converted = z.strictObject({
+  role: z.string().max(100),
+  from: z.string().max(100),
+  to: z.enum(WEIGHT_FORMATS),
+  tensors: count(limits.MAX_TENSORS),
 });
 
 export const headerSchema = z.strictObject({
@@ -76,6 +160,7 @@ export const headerSchema = z.strictObject({
   name: z.string().min(1).max(1000),
   config: configSchema,
   quant: z.enum(WEIGHT_FORMATS),
+  converted: z.array(converted).max(1000),
   fingerprint: z.string().regex(/^[0-9a-f]{64}$/, { error: 'expected 64 hexadecimal digits' }),
   tokenizer: z.strictObject({
     tokenizerJson: z.string(),
@@ -84,7 +169,11 @@ export const headerSchema = z.strictObject({
     generationConfigJson: z.string().nullable(),
   }),
   embed: section,
+  positions: section.nullable(),
+  projectIn: section.nullable(),
   outNorm: section,
+  outNormBias: section.nullable(),
+  projectOut: section.nullable(),
   lmHead: section.nullable(),
   layers: z.array(layer).max(limits.MAX_LAYERS),
   fileBytes: offset,

@@ -12,6 +12,7 @@
  * the gate passed is one contiguous read.
  */
 import type { WeightFormat } from '../kernels/layout.js';
+import type { Converted } from './formats.js';
 import type { ModelConfig, TokenizerFiles } from '../model/types.js';
 
 export interface PackSection {
@@ -27,29 +28,47 @@ export interface PackSection {
   stride: number;
 }
 
+/** null: the model has no such part. Vectors are f32 [1][n]. */
 export interface PackLayer {
   attnNorm: PackSection; // f32 [1][d]
+  attnNormBias: PackSection | null;
   /** q rows, then k, then v: [(heads + 2 kvHeads) * headDim][d] */
   qkv: PackSection;
   qkvBias: PackSection | null; // f32 [1][(heads + 2 kvHeads) * headDim]
+  qNorm: PackSection | null; // f32 [1][headDim], or of all heads
+  kNorm: PackSection | null;
+  oNorm: PackSection | null; // f32 [1][heads * headDim]
   o: PackSection; // [d][heads * headDim]
   oBias: PackSection | null; // f32 [1][d]
   ffnNorm: PackSection; // f32 [1][d]
+  ffnNormBias: PackSection | null;
+  router: PackSection | null; // f32 [experts][d]
+  /** Without a gate: fc1. With experts: theirs, one after the other. */
   gate: PackSection; // [nFf][d]
-  /** records: stride = 2 * rowBytes(format, d); up row at 0, down column at rowBytes */
+  gateBias: PackSection | null; // f32 [1][nFf]
+  /** records: up row at 0, down column at rowBytes(format, d); without a gate the down column only */
   ffn: PackSection; // [nFf][up d | down d]
+  upBias: PackSection | null; // f32 [1][nFf]
+  downBias: PackSection | null; // f32 [1][d]
 }
 
 export interface PackHeader {
   toolVersion: string;
   name: string;
   config: ModelConfig;
+  /** The format of most FFN weights; every section names its own. */
   quant: WeightFormat;
+  /** What the model's types became, by role. */
+  converted: Converted[];
   /** Fingerprint of the source model (WeightSource.fingerprint): same for every quantisation of it. */
   fingerprint: string;
   tokenizer: TokenizerFiles;
-  embed: PackSection; // [vocab][d]
-  outNorm: PackSection; // f32 [1][d]
+  embed: PackSection; // [vocab][embeddingSize]
+  positions: PackSection | null; // [rows][d]
+  projectIn: PackSection | null; // [d][embeddingSize]
+  outNorm: PackSection; // f32 [1][d]; no rows when the model has no norm there
+  outNormBias: PackSection | null;
+  projectOut: PackSection | null; // [embeddingSize][d]
   /** null: tied, the embedding is used */
   lmHead: PackSection | null;
   layers: PackLayer[];

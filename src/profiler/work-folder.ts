@@ -1,5 +1,5 @@
 /**
- * The folder a profile run keeps its recordings and checkpoints in, so that a killed run goes on where it
+ * The folder a long run keeps its recordings and checkpoints in, so that a killed run goes on where it
  * was. Its name follows from everything that decides the result: another model, text or option has another.
  */
 import { createHash } from 'node:crypto';
@@ -11,7 +11,7 @@ import { acquireLock, type Lock } from '../io/lock.js';
 import { cacheDir } from '../io/paths.js';
 
 /** Change it when recordings or checkpoints change their meaning: older ones are then not found. */
-const SCHEME = 1;
+const SCHEME = 2;
 
 export class WorkFolder {
   private constructor(
@@ -23,13 +23,14 @@ export class WorkFolder {
 
   /**
    * @param identity everything the result depends on, as JSON values
+   * @param kind folder under the cache that holds work of this kind
    * @throws HybridError LOCKED when another process works in it; IO_FAILED
    */
-  static async open(identity: unknown): Promise<WorkFolder> {
+  static async open(identity: unknown, kind = 'profiling'): Promise<WorkFolder> {
     const key = createHash('sha256')
       .update(JSON.stringify([SCHEME, identity]))
       .digest('hex');
-    const parent = join(cacheDir(), 'profiling');
+    const parent = join(cacheDir(), kind);
     const path = join(parent, key.slice(0, 32));
     try {
       mkdirSync(path, { recursive: true });

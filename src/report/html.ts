@@ -1,16 +1,10 @@
-/**
- * The HTML report: one file that opens without a network. uPlot's script and style are copied into it, the
- * numbers stand in it as JSON.
- */
-import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+/** The HTML report of a profile. */
 import { writeFileAtomic } from '../io/atomic-write.js';
 import { formatBytes } from '../io/progress.js';
 import type { PredictorArtifact } from '../predictor/artifact.js';
 import type { ProfileResult } from '../profiler/profile.js';
 import { heatMap, layerColor, reportCharts } from './charts.js';
-import { PAGE_SCRIPT, PAGE_STYLE } from './page.js';
+import { chartSections, escape, htmlDocument, percent } from './document.js';
 
 /** @throws HybridError IO_FAILED */
 export function writeHtmlReport(path: string, result: ProfileResult): Promise<void> {
@@ -21,34 +15,20 @@ export function htmlReport(result: ProfileResult): string {
   const { profile, predictor } = result;
   const { model } = predictor;
   const charts = reportCharts(profile, predictor);
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${escape(model.name)}: activation profile</title>
-<style>
-${asset('uPlot.min.css')}
-${PAGE_STYLE}
-</style>
-</head>
-<body>
-<h1>${escape(model.name)}</h1>
-<p class="lead">${model.layers} layers of ${model.intermediateSize} neurons, hidden size ${model.hiddenSize}. ${escape(origin(predictor))}</p>
-${summary(result)}
+  return htmlDocument({
+    title: `${model.name}: activation profile`,
+    heading: model.name,
+    lead: `${model.layers} layers of ${model.intermediateSize} neurons, hidden size ${model.hiddenSize}. ${origin(predictor)}`,
+    body: `${summary(result)}
 <h2>Layers</h2>
 ${layerRows(predictor)}
 <p class="note">Recall, weighted recall and predicted sparsity of held-out samples; bytes of FFN weights one token reads in the chosen mode.</p>
-${charts.map(({ id, title }) => `<section><h2>${escape(title)}</h2><div class="chart" id="${id}"></div></section>`).join('\n')}
+${chartSections(charts)}
 <section><h2>Hot and cold neurons</h2>${heatTable(result)}
 <p class="note">Each row is a layer, its neurons from hottest to coldest; the darker, the more often they fire. Dead neurons never fired; always on: in at least 99 % of the tokens.</p></section>
-<section><h2>Neurons that fire together</h2>${pairs(result)}</section>
-<script>${asset('uPlot.iife.min.js')}</script>
-<script id="charts" type="application/json">${json(charts)}</script>
-<script>${PAGE_SCRIPT}</script>
-</body>
-</html>
-`;
+<section><h2>Neurons that fire together</h2>${pairs(result)}</section>`,
+    charts,
+  });
 }
 
 /** Where the text came from. */
@@ -142,23 +122,3 @@ function pairs({ profile }: ProfileResult): string {
   return `<div class="scroll"><table><thead><tr><th>layer</th><th>mean overlap</th><th>if independent</th><th class="text">strongest pairs of neurons</th></tr></thead><tbody>${rows.join('')}</tbody></table></div>
 <p class="note">Overlap of two neurons: tokens in which both fire, of those in which either does; among the 256 hottest that are not always on.</p>`;
 }
-
-// ---- small parts ----------------------------------------------------------------------------------------
-
-const percent = (value: number): string => `${(100 * value).toFixed(2)} %`;
-
-const ENTITIES: Readonly<Record<string, string>> = {
-  '&': '&amp;',
-  '<': '&lt;',
-  '>': '&gt;',
-  '"': '&quot;',
-  "'": '&#39;',
-};
-/** Names of models and files are text, whatever they contain. */
-const escape = (text: string): string => text.replace(/[&<>"']/g, (c) => ENTITIES[c]);
-
-/** JSON that cannot end the script element it stands in. */
-const json = (value: unknown): string => JSON.stringify(value).replace(/</g, '\\u003c');
-
-const uplot = join(dirname(createRequire(import.meta.url).resolve('uplot/package.json')), 'dist');
-const asset = (name: string): string => readFileSync(join(uplot, name), 'utf8');

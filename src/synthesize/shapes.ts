@@ -1,4 +1,5 @@
 /** Published sparse models whose shapes synthetic models can have, with the densities published for them. */
+import { LLAMA_BLOCK, LLAMA_ENDS } from '../model/block.js';
 import type { ModelConfig } from '../model/types.js';
 
 export interface Shape {
@@ -31,6 +32,8 @@ const base: ModelConfig = {
   embeddingScale: 1,
   residualScale: 1,
   logitScale: 1,
+  block: LLAMA_BLOCK,
+  ends: LLAMA_ENDS,
   bosId: 0,
   eosIds: [1],
 };

@@ -1,10 +1,15 @@
 /**
- * A forward pass written from the equations alone, in float64, one token after the other with plain loops:
- * what the engine is compared with. It shares no code with src/engine.
+ * A forward pass written from the description of a block alone (src/model/block.ts), in float64, with plain loops:
+ * what the engine is compared with. It shares no code with src/engine. Checked against transformers' own logits
+ * in test/model/architectures.test.ts.
  */
-import type { ModelConfig, TensorName, WeightSource } from '../../src/model/types.js';
+import { attentionScale, layerType, rotaryDims } from '../../src/model/block.js';
+import type { ActivationKind } from '../../src/kernels/kernels.js';
+import { ropeTable } from '../../src/model/rope.js';
+import type { LayerTensor, ModelConfig, TensorName, WeightSource } from '../../src/model/types.js';
 
-type Rows = Float64Array[];
+type Vector = Float64Array;
+type Rows = Vector[];
 
 async function rows(source: WeightSource, name: TensorName): Promise<Rows> {
   const { shape } = source.tensors.get(name)!;
@@ -13,46 +18,57 @@ async function rows(source: WeightSource, name: TensorName): Promise<Rows> {
   return Array.from({ length: n }, (_, r) => Float64Array.from(flat.subarray(r * cols, (r + 1) * cols)));
 }
 
-const times = (w: Rows, x: Float64Array): Float64Array =>
-  Float64Array.from(w, (row) => row.reduce((sum, v, i) => sum + v * x[i], 0));
+/** A vector that the model may not have. */
+const vector = async (source: WeightSource, name: TensorName): Promise<Vector | null> =>
+  source.tensors.has(name) ? (await rows(source, name))[0] : null;
 
-function rmsNorm(x: Float64Array, weight: Float64Array, eps: number): Float64Array {
+// ---- the parts of the equations ----------------------------------------------------------------------------
+
+const times = (w: Rows, x: Vector): Vector =>
+  Float64Array.from(w, (row) => {
+    let sum = 0;
+    for (let i = 0; i < row.length; i++) sum += row[i] * x[i];
+    return sum;
+  });
+const plus = (x: Vector, b: Vector | null): Vector => (b ? x.map((v, i) => v + b[i]) : x);
+const scaled = (x: Vector, factor: number): Vector => x.map((v) => factor * v);
+
+function rmsNorm(x: Vector, weight: Vector | null, epsilon: number): Vector {
   const mean = x.reduce((s, v) => s + v * v, 0) / x.length;
-  return x.map((v, i) => (v / Math.sqrt(mean + eps)) * weight[i]);
+  return x.map((v, i) => (v / Math.sqrt(mean + epsilon)) * (weight ? weight[i] : 1));
 }
 
-/** Angle of pair i at position p, with the scaling of the config. */
-function angle(config: ModelConfig, p: number, i: number): number {
-  let f = 1 / config.ropeTheta ** ((2 * i) / config.headDim);
-  const s = config.ropeScaling;
-  if (s?.type === 'linear') f /= s.factor;
-  if (s?.type === 'llama3') {
-    const wavelength = (2 * Math.PI) / f;
-    const longest = s.originalMaxPosition / s.lowFreqFactor;
-    const shortest = s.originalMaxPosition / s.highFreqFactor;
-    if (wavelength > longest) f /= s.factor;
-    else if (wavelength >= shortest) {
-      const smooth =
-        (s.originalMaxPosition / wavelength - s.lowFreqFactor) / (s.highFreqFactor - s.lowFreqFactor);
-      f = ((1 - smooth) * f) / s.factor + smooth * f;
-    }
-  }
-  return p * f;
+function layerNorm(x: Vector, weight: Vector, bias: Vector | null, epsilon: number): Vector {
+  const mean = x.reduce((s, v) => s + v, 0) / x.length;
+  const variance = x.reduce((s, v) => s + (v - mean) ** 2, 0) / x.length;
+  return plus(
+    x.map((v, i) => ((v - mean) / Math.sqrt(variance + epsilon)) * weight[i]),
+    bias,
+  );
 }
 
-function rope(config: ModelConfig, head: Float64Array, p: number): Float64Array {
-  const half = config.headDim / 2;
-  const out = new Float64Array(head.length);
+/** Softmax of the whole list. */
+function softmax(values: readonly number[]): number[] {
+  const top = Math.max(...values);
+  const powers = values.map((v) => Math.exp(v - top));
+  const sum = powers.reduce((a, b) => a + b, 0);
+  return powers.map((v) => v / sum);
+}
+
+/** The first dims of a head turn in pairs (i, i + dims / 2), by an angle that grows with the position. */
+function rotate(head: Vector, position: number, frequencies: Vector, magnitude: number): Vector {
+  const half = frequencies.length;
+  const out = head.slice();
   for (let i = 0; i < half; i++) {
-    const a = angle(config, p, i);
-    out[i] = head[i] * Math.cos(a) - head[i + half] * Math.sin(a);
-    out[i + half] = head[i + half] * Math.cos(a) + head[i] * Math.sin(a);
+    const [cos, sin] = [Math.cos, Math.sin].map((f) => magnitude * f(position * frequencies[i]));
+    out[i] = head[i] * cos - head[i + half] * sin;
+    out[i + half] = head[i + half] * cos + head[i] * sin;
   }
   return out;
 }
 
-function activation(config: ModelConfig, g: number, u: number): number {
-  const { kind, threshold } = config.activation;
+/** σ(g), with dReLU's up. */
+function activate(kind: ActivationKind, threshold: number, g: number, u: number): number {
   if (kind === 'silu') return (g / (1 + Math.exp(-g))) * u;
   if (kind === 'fatrelu') return g > threshold ? g * u : 0;
   if (kind === 'drelu') return Math.max(0, g) * Math.max(0, u);
@@ -60,75 +76,191 @@ function activation(config: ModelConfig, g: number, u: number): number {
   return Math.max(0, g) * u;
 }
 
-/** @returns logits [tokens][vocab] and the share of zero x1 per layer */
+// ---- the model ---------------------------------------------------------------------------------------------
+
+/**
+ * @param source a model, or packSource(pack)
+ * @param roundFrequency of the rotation: for references whose program rounds them
+ * @returns logits [tokens][vocab] and the share of zero x1 per layer
+ */
 export async function plainForward(
   source: WeightSource,
   tokens: number[],
+  roundFrequency: (f: number) => number = (f) => f,
 ): Promise<{ logits: Float64Array[]; sparsity: number[] }> {
   const { config } = source;
-  const { heads, kvHeads, headDim } = config;
+  const { ends, block } = config;
   const embed = await rows(source, 'embed');
-  const bias = async (name: TensorName): Promise<Float64Array | null> =>
-    source.tensors.has(name) ? (await rows(source, name))[0] : null;
-  const plus = (x: Float64Array, b: Float64Array | null): Float64Array => (b ? x.map((v, i) => v + b[i]) : x);
+  const projectIn = ends.embeddingSize === null ? null : await rows(source, 'projectIn');
+  const positions = ends.learnedPositions === null ? null : await rows(source, 'positions');
+  let states: Rows = tokens.map((t, p) => {
+    const x = scaled(projectIn ? times(projectIn, embed[t]) : embed[t], config.embeddingScale);
+    return positions ? plus(x, positions[p + ends.learnedPositions!.offset]) : x;
+  });
 
-  let states = tokens.map((t) => embed[t].map((v) => v * config.embeddingScale));
   const sparsity: number[] = [];
   for (let l = 0; l < config.layers; l++) {
-    const get = (part: string): Promise<Rows> => rows(source, `layers.${l}.${part}` as TensorName);
-    const [attnNorm] = await get('attnNorm');
-    const [q, k, v, o] = [await get('q'), await get('k'), await get('v'), await get('o')];
-    const [qb, kb, vb, ob] = [
-      await bias(`layers.${l}.qBias`),
-      await bias(`layers.${l}.kBias`),
-      await bias(`layers.${l}.vBias`),
-      await bias(`layers.${l}.oBias`),
-    ];
-    const head = (x: Float64Array, h: number): Float64Array => x.slice(h * headDim, (h + 1) * headDim);
-    const qs: Float64Array[][] = [];
-    const ks: Float64Array[][] = [];
-    const vs: Float64Array[][] = [];
-    states.forEach((x, p) => {
-      const xn = rmsNorm(x, attnNorm, config.rmsEpsilon);
-      const [qx, kx, vx] = [plus(times(q, xn), qb), plus(times(k, xn), kb), plus(times(v, xn), vb)];
-      qs.push(Array.from({ length: heads }, (_, h) => rope(config, head(qx, h), p)));
-      ks.push(Array.from({ length: kvHeads }, (_, h) => rope(config, head(kx, h), p)));
-      vs.push(Array.from({ length: kvHeads }, (_, h) => head(vx, h)));
-    });
-    states = states.map((x, p) => {
-      const joined = new Float64Array(heads * headDim);
+    const layer = await Layer.load(source, l, roundFrequency);
+    const { place } = block.norm;
+    if (block.parallel) {
+      const attention = layer.attention(states.map((x) => layer.norm('attn', x)));
+      const ffn = layer.ffn(
+        states.map((x) => layer.norm('ffn', x)),
+        states,
+      );
+      states = states.map((x, t) => layer.add(layer.add(x, attention[t]), ffn[t]));
+    } else {
+      const before = states;
+      const sublayer = (kind: 'attn' | 'ffn', f: (inputs: Rows) => Rows) => {
+        const outputs = f(place === 'before' ? states.map((x) => layer.norm(kind, x)) : states);
+        states = states.map((x, t) => {
+          if (place === 'output') return layer.add(x, layer.norm(kind, outputs[t]));
+          const sum = layer.add(x, outputs[t]);
+          return place === 'sum' ? layer.norm(kind, sum) : sum;
+        });
+      };
+      sublayer('attn', (inputs) => layer.attention(inputs));
+      sublayer('ffn', (inputs) => layer.ffn(inputs, before));
+    }
+    sparsity.push(layer.zeros / (tokens.length * config.intermediateSize));
+  }
+
+  const outNorm = await vector(source, 'outNorm');
+  const outNormBias = await vector(source, 'outNormBias');
+  const projectOut = projectIn ? await rows(source, 'projectOut') : null;
+  const lmHead = config.tiedEmbeddings ? embed : await rows(source, 'lmHead');
+  const logits = states.map((x) => {
+    let y = ends.finalNorm ? normOf(config, x, outNorm!, outNormBias) : x;
+    if (projectOut) y = times(projectOut, y);
+    return scaled(times(lmHead, y), config.logitScale);
+  });
+  return { logits, sparsity };
+}
+
+const normOf = (config: ModelConfig, x: Vector, weight: Vector, bias: Vector | null): Vector =>
+  config.block.norm.kind === 'rms'
+    ? plus(rmsNorm(x, weight, config.rmsEpsilon), bias)
+    : layerNorm(x, weight, bias, config.rmsEpsilon);
+
+// ---- one layer ---------------------------------------------------------------------------------------------
+
+class Layer {
+  /** x1 that were zero, inactive experts' included, over all tokens. */
+  zeros = 0;
+
+  private constructor(
+    private readonly config: ModelConfig,
+    private readonly index: number,
+    private readonly matrices: ReadonlyMap<LayerTensor, Rows>,
+    private readonly rope: ReturnType<typeof ropeTable>,
+  ) {}
+
+  static async load(
+    source: WeightSource,
+    index: number,
+    roundFrequency: (f: number) => number,
+  ): Promise<Layer> {
+    const matrices = new Map<LayerTensor, Rows>();
+    const prefix = `layers.${index}.`;
+    for (const name of source.tensors.keys()) {
+      if (name.startsWith(prefix))
+        matrices.set(name.slice(prefix.length) as LayerTensor, await rows(source, name));
+    }
+    const rope = ropeTable(source.config);
+    rope.frequencies = rope.frequencies.map(roundFrequency);
+    return new Layer(source.config, index, matrices, rope);
+  }
+
+  private matrix(role: LayerTensor): Rows {
+    const found = this.matrices.get(role);
+    if (!found) throw new Error(`layer ${this.index} has no ${role}`);
+    return found;
+  }
+
+  private vector(role: LayerTensor): Vector | null {
+    return this.matrices.get(role)?.[0] ?? null;
+  }
+
+  /** x + what a sublayer says, MiniCPM's scale included. */
+  add(x: Vector, y: Vector): Vector {
+    return x.map((v, i) => v + this.config.residualScale * y[i]);
+  }
+
+  norm(kind: 'attn' | 'ffn', x: Vector): Vector {
+    return normOf(this.config, x, this.vector(`${kind}Norm`)!, this.vector(`${kind}NormBias`));
+  }
+
+  /** @param inputs by position */
+  attention(inputs: Rows): Rows {
+    const { heads, kvHeads, headDim, block, rmsEpsilon } = this.config;
+    const { rotates, window } = layerType(this.config, this.index);
+    const cut = (x: Vector, count: number): Rows =>
+      Array.from({ length: count }, (_, h) => x.slice(h * headDim, (h + 1) * headDim));
+    const project = (role: 'q' | 'k', count: number, x: Vector, position: number): Rows => {
+      const weight = this.vector(`${role}Norm`);
+      let all = plus(times(this.matrix(role), x), this.vector(`${role}Bias`));
+      if (block.attention.headNorm === 'all') all = rmsNorm(all, weight, rmsEpsilon);
+      return cut(all, count).map((head) => {
+        const normed = block.attention.headNorm === 'head' ? rmsNorm(head, weight, rmsEpsilon) : head;
+        if (!rotates || rotaryDims(this.config) === 0) return normed;
+        return rotate(normed, position, this.rope.frequencies, this.rope.magnitude);
+      });
+    };
+    const qs = inputs.map((x, p) => project('q', heads, x, p));
+    const ks = inputs.map((x, p) => project('k', kvHeads, x, p));
+    const vs = inputs.map((x) => cut(plus(times(this.matrix('v'), x), this.vector('vBias')), kvHeads));
+
+    return inputs.map((_, p) => {
+      const first = window === null ? 0 : Math.max(0, p - window + 1);
+      let joined: Vector = new Float64Array(heads * headDim);
       for (let h = 0; h < heads; h++) {
         const kv = Math.floor(h / (heads / kvHeads));
-        const scores = Array.from({ length: p + 1 }, (_, s) =>
-          qs[p][h].reduce((sum, value, i) => sum + (value * ks[s][kv][i]) / Math.sqrt(headDim), 0),
+        const scores = Array.from(
+          { length: p + 1 - first },
+          (__, s) =>
+            qs[p][h].reduce((sum, q, i) => sum + q * ks[first + s][kv][i], 0) * attentionScale(this.config),
         );
-        const top = Math.max(...scores);
-        const weights = scores.map((s) => Math.exp(s - top));
-        const total = weights.reduce((a, b) => a + b, 0);
-        weights.forEach((w, s) => {
-          for (let i = 0; i < headDim; i++) joined[h * headDim + i] += (w / total) * vs[s][kv][i];
+        softmax(scores).forEach((weight, s) => {
+          for (let i = 0; i < headDim; i++) joined[h * headDim + i] += weight * vs[first + s][kv][i];
         });
       }
-      const out = plus(times(o, joined), ob);
-      return x.map((value, i) => value + config.residualScale * out[i]);
+      if (block.attention.outputNorm) joined = rmsNorm(joined, this.vector('oNorm'), rmsEpsilon);
+      return plus(times(this.matrix('o'), joined), this.vector('oBias'));
     });
-    const [ffnNorm] = await get('ffnNorm');
-    const [gate, up, down] = [await get('gate'), await get('up'), await get('down')];
-    let zeros = 0;
-    states = states.map((x) => {
-      const xn = rmsNorm(x, ffnNorm, config.rmsEpsilon);
-      const [g, u] = [times(gate, xn), times(up, xn)];
-      const x1 = g.map((value, i) => activation(config, value, u[i]));
-      zeros += x1.filter((value) => value === 0).length;
-      const out = times(down, x1);
-      return x.map((value, i) => value + config.residualScale * out[i]);
-    });
-    sparsity.push(zeros / (tokens.length * config.intermediateSize));
   }
-  const [outNorm] = await rows(source, 'outNorm');
-  const lmHead = config.tiedEmbeddings ? embed : await rows(source, 'lmHead');
-  const logits = states.map((x) =>
-    times(lmHead, rmsNorm(x, outNorm, config.rmsEpsilon)).map((value) => value * config.logitScale),
-  );
-  return { logits, sparsity };
+
+  /** @param inputs the FFN's  @param before the layer's own inputs, which some routers read */
+  ffn(inputs: Rows, before: Rows): Rows {
+    const { config } = this;
+    const { gated, norm } = config.block.ffn;
+    const { kind, threshold } = config.activation;
+    return inputs.map((x, t) => {
+      const g = plus(times(this.matrix('gate'), x), this.vector('gateBias'));
+      const u = gated ? plus(times(this.matrix('up'), x), this.vector('upBias')) : null;
+      const chosen = this.expertWeights(x, before[t]);
+      let x1: Vector = g.map((value, i) => chosen[i] * activate(kind, threshold, value, u ? u[i] : 1));
+      this.zeros += x1.filter((value) => value === 0).length;
+      // The norm's weight is part of the down projection.
+      if (norm) x1 = rmsNorm(x1, null, config.rmsEpsilon);
+      return plus(times(this.matrix('down'), x1), this.vector('downBias'));
+    });
+  }
+
+  /** By neuron: the weight of its expert, 0 when that was not chosen; 1 without experts. */
+  private expertWeights(x: Vector, before: Vector): Vector {
+    const { intermediateSize } = this.config;
+    const { experts } = this.config.block.ffn;
+    if (experts === null) return new Float64Array(intermediateSize).fill(1);
+    const logits = [...times(this.matrix('router'), experts.routerInput === 'block' ? before : x)];
+    const scores =
+      experts.scoring === 'softmax' ? softmax(logits) : logits.map((v) => 1 / (1 + Math.exp(-v)));
+    const order = logits.map((_, e) => e).sort((a, b) => logits[b] - logits[a]);
+    const active = order.slice(0, experts.active);
+    const sum = experts.normalized ? active.reduce((total, e) => total + scores[e], 0) : 1;
+    const size = intermediateSize / experts.count;
+    return Float64Array.from({ length: intermediateSize }, (_, i) => {
+      const e = Math.floor(i / size);
+      return active.includes(e) ? scores[e] / sum : 0;
+    });
+  }
 }

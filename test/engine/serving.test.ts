@@ -214,6 +214,28 @@ describe('a model in two arenas', () => {
   });
 });
 
+describe('an abort', () => {
+  it('while the norms for recall are computed ends the request, and the next one has them', async () => {
+    const own = await openEngine(folder, 'q8');
+    const controller = new AbortController();
+    const run = own.generate(request({ measureRecall: true, signal: controller.signal }));
+    controller.abort();
+    expect(await run).toMatchObject({ tokens: [], stopReason: 'abort', layers: [] });
+    expect((await own.generate(request({ measureRecall: true }))).tokens).toHaveLength(10);
+    await own.close();
+  });
+
+  it('while loading ends the load with the signal’s reason', async () => {
+    const controller = new AbortController();
+    const opening = openEngine(folder, 'q8', {
+      signal: controller.signal,
+      onProgress: () => controller.abort(new Error('enough')),
+    });
+    controller.abort(new Error('enough'));
+    await expect(opening).rejects.toThrow('enough');
+  });
+});
+
 describe('an engine that is closed', () => {
   it('ends what runs or waits for a slot with reason abort, and refuses what comes', async () => {
     const own = await openEngine(folder, 'q8', { slots: 1 });

@@ -1,9 +1,23 @@
 /** A one-layer model in memory, in the pack's byte layout, with its weights also as plain floats. */
+import { LLAMA_BLOCK, LLAMA_ENDS } from '../../src/model/block.js';
 import { rowBytes, type WeightFormat } from '../../src/kernels/layout.js';
 import { createReferenceKernels } from '../../src/kernels/reference.js';
 import type { ActivationKind } from '../../src/kernels/kernels.js';
 import type { PackHeader, PackSection } from '../../src/pack/types.js';
 import type { ReadAt } from '../../src/gpu/weights.js';
+
+/** What a Llama layer has not. */
+const NO_SECTIONS = {
+  attnNormBias: null,
+  qNorm: null,
+  kNorm: null,
+  oNorm: null,
+  ffnNormBias: null,
+  router: null,
+  gateBias: null,
+  upBias: null,
+  downBias: null,
+};
 
 export interface MemoryPack {
   header: PackHeader;
@@ -116,10 +130,13 @@ export function memoryPack(
       embeddingScale: 1,
       residualScale: 1,
       logitScale: 1,
+      block: LLAMA_BLOCK,
+      ends: LLAMA_ENDS,
       bosId: null,
       eosIds: [],
     },
     quant,
+    converted: [],
     fingerprint: 'memory',
     tokenizer: {
       tokenizerJson: '{}',
@@ -129,8 +146,12 @@ export function memoryPack(
     },
     embed: lmHead.section,
     outNorm: vector(ones),
+    positions: null,
+    projectIn: null,
+    outNormBias: null,
+    projectOut: null,
     lmHead: lmHead.section,
-    layers: [layer],
+    layers: [{ ...NO_SECTIONS, ...layer }],
     fileBytes: 0,
   };
   header.fileBytes = offset;

@@ -2,6 +2,8 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { ARCHITECTURES } from '../../src/model/index.js';
+import { LLAMA_BLOCK } from '../../src/model/block.js';
+import { configForEngine } from '../../src/model/engine-support.js';
 import { readConfig } from '../../src/model/config.js';
 import { rejection } from '../helpers/expect-reject.js';
 import { tinyConfig, writeTinyFolder, type TinyOptions } from '../helpers/tiny-models.js';
@@ -70,7 +72,7 @@ describe('architectures', () => {
     expect(new Set(ARCHITECTURES.map((a) => a.name)).size).toBe(ARCHITECTURES.length);
   });
 
-  it.each(['Qwen2ForCausalLM', 'MixtralForCausalLM', 'constructor'])(
+  it.each(['MambaForCausalLM', 'GPT2LMHeadModel', 'constructor'])(
     'other than those are refused by name: %s',
     (architecture) => {
       expect(() => read({ architecture })).toThrow(`architecture ${architecture} is not supported`);
@@ -118,11 +120,19 @@ describe('attention', () => {
     expect(config({ num_key_value_heads: null }).config.kvHeads).toBe(4);
   });
 
-  it('is limited to the sliding window, where it is the same', () => {
-    const { config: c, warnings } = config({ sliding_window: 32 });
-    expect(c.maxContext).toBe(32);
-    expect(warnings.join()).toContain('sliding_window 32');
-    expect(config({ sliding_window: null }).warnings).toEqual([]);
+  it('has windows by layer where the architecture has them', () => {
+    const mistral = { architecture: 'MistralForCausalLM' };
+    const windowed = { rotates: true, window: 32 };
+    const { config: c } = config({ sliding_window: 32 }, mistral);
+    expect([c.maxContext, c.block.layers]).toEqual([128, [windowed, windowed]]);
+    expect(config({ sliding_window: null }, mistral).config.block.layers).toBeNull();
+    expect(config({ sliding_window: 128 }, mistral).config.block.layers).toBeNull();
+    expect(config({ sliding_window: 32 }).config.block.layers).toBeNull();
+  });
+
+  it('is run within its smallest window by the engine, where it is the same', () => {
+    const { config: c } = config({ sliding_window: 32 }, { architecture: 'MistralForCausalLM' });
+    expect(configForEngine(c, 'model')).toMatchObject({ maxContext: 32, block: LLAMA_BLOCK });
   });
 });
 
@@ -157,6 +167,41 @@ describe('rotary embeddings', () => {
     });
   });
 
+  it('scale as YaRN, with its own attention factor unless one is given', () => {
+    const yarn = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 32 };
+    const { config: c } = config({ rope_scaling: yarn });
+    expect(c.ropeScaling).toEqual({
+      type: 'yarn',
+      factor: 4,
+      originalMaxPosition: 32,
+      betaFast: 32,
+      betaSlow: 1,
+      attentionFactor: 0.1 * Math.log(4) + 1,
+      truncate: true,
+    });
+    expect(config({ rope_scaling: { ...yarn, attention_factor: 1.5 } }).config.ropeScaling).toMatchObject({
+      attentionFactor: 1.5,
+    });
+    const deepseek = { ...yarn, mscale: 1, mscale_all_dim: 1 };
+    expect(config({ rope_scaling: deepseek }).config.ropeScaling).toMatchObject({ attentionFactor: 1 });
+  });
+
+  it('stretch the context where the original one is stated', () => {
+    const rope_scaling = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 128 };
+    expect(config({ rope_scaling }).config.maxContext).toBe(512);
+    expect(config({ rope_scaling: { type: 'dynamic', factor: 2 } }).config).toMatchObject({
+      maxContext: 256,
+      ropeScaling: { type: 'dynamic', factor: 2, originalMaxPosition: 128 },
+    });
+  });
+
+  it('rotate a part of each head', () => {
+    expect(config({ partial_rotary_factor: 0.5 }).config.block.attention.rotaryDims).toBe(8);
+    const rope_parameters = { rope_type: 'default', rope_theta: 1e4, partial_rotary_factor: 0.25 };
+    expect(config({ rope_parameters }).config.block.attention.rotaryDims).toBe(4);
+    expect(config({ partial_rotary_factor: 1 }).config.block.attention.rotaryDims).toBeNull();
+  });
+
   it.each([{ rope_scaling: null }, { rope_parameters: { rope_type: 'default', rope_theta: 10000 } }])(
     'do not scale by %j',
     (fields) => {
@@ -165,12 +210,12 @@ describe('rotary embeddings', () => {
   );
 
   it.each<[Record<string, unknown>, RegExp]>([
-    [{ rope_scaling: { type: 'dynamic', factor: 2 } }, /"dynamic" is not supported/],
-    [{ rope_scaling: { rope_type: 'yarn', factor: 2 } }, /"yarn" is not supported/],
+    [{ rope_scaling: { type: 'longrope', factor: 2 } }, /"longrope" is not supported/],
+    [{ rope_scaling: { rope_type: 'yarn' } }, /yarn without factor/],
     [{ rope_scaling: { type: 'linear' } }, /without factor/],
     [{ rope_scaling: { rope_type: 'llama3', ...llama3, high_freq_factor: 1 } }, /high_freq_factor/],
     [{ rope_scaling: { type: 'linear', factor: -1 } }, /factor/],
-    [{ partial_rotary_factor: 0.5 }, /partial_rotary_factor/],
+    [{ partial_rotary_factor: 1.5 }, /partial_rotary_factor/],
   ])('are refused with %j', (fields, message) => {
     expect(() => config(fields)).toThrow(message);
   });
@@ -192,7 +237,6 @@ describe('configs that cannot be', () => {
     [{ rope_theta: -1 }, /rope_theta/],
     [{ eos_token_id: 288 }, /token id 288/],
     [{ bos_token_id: -1 }, /bos_token_id/],
-    [{ mlp_bias: true }, /mlp_bias/],
     [{ quantization_config: { quant_method: 'gptq' } }, /quantization_config/],
     [{ architectures: [] }, /architectures/],
     [{ architectures: 'LlamaForCausalLM' }, /architectures/],

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { halfToNumber, STORED_TYPES } from '../../src/model/decode.js';
+import { STORED_TYPES } from '../../src/model/decode.js';
+import { halfToNumber } from '../../src/model/half.js';
 import { toBf16Bits, toHalfBits } from '../helpers/float-bits.js';
 import { random } from '../helpers/tiny-models.js';
 

@@ -201,8 +201,8 @@ describe('GGUF files', () => {
 
   it.each<[string, TinyGgufOptions['metadata'], RegExp]>([
     ['another architecture', { 'general.architecture': text('mamba') }, /architecture mamba/],
-    ['experts', { 'llama.expert_count': u32(8) }, /mixture-of-experts/],
-    ['another rope scaling', { 'llama.rope.scaling.type': text('yarn') }, /yarn/],
+    ['experts that are not counted', { 'llama.expert_count': u32(8) }, /expert_used_count is missing/],
+    ['another rope scaling', { 'llama.rope.scaling.type': text('longrope') }, /longrope/],
     ['an unknown activation', { 'hybrid_infer.activation': text('gelu') }, /gelu/],
     ['no layers', { 'llama.block_count': u32(0) }, /block_count/],
     ['a billion layers', { 'llama.block_count': u32(1e9) }, /block_count/],

@@ -182,7 +182,7 @@ describe('broken tokenizers are refused', () => {
       /added_tokens/,
     ],
     ['an added token twice', (j) => j.added_tokens.push(j.added_tokens[0]), /appears twice/],
-    ['an unknown model', (j) => (j.model.type = 'Unigram'), /model type Unigram is not supported/],
+    ['an unknown model', (j) => (j.model.type = 'WordPiece'), /model type WordPiece is not supported/],
     ['an unknown token outside the vocabulary', (j) => (j.model.unk_token = '<nope>'), /unk_token/],
     [
       'a replacement that multiplies the text',

@@ -1,5 +1,7 @@
 /** A model that lives in memory: the pack's tests need sources without any file format in between. */
-import type { LayerTensor, ModelConfig, TensorName, WeightSource } from '../../src/model/types.js';
+import { LLAMA_BLOCK, LLAMA_ENDS } from '../../src/model/block.js';
+import { expectedTensors } from '../../src/model/tensor-names.js';
+import type { ModelConfig, TensorName, WeightSource } from '../../src/model/types.js';
 import { random } from '../helpers/tiny-models.js';
 
 export const tinyModelConfig = (over: Partial<ModelConfig> = {}): ModelConfig => ({
@@ -22,41 +24,12 @@ export const tinyModelConfig = (over: Partial<ModelConfig> = {}): ModelConfig =>
   embeddingScale: 1,
   residualScale: 1,
   logitScale: 1,
+  block: LLAMA_BLOCK,
+  ends: LLAMA_ENDS,
   bosId: 0,
   eosIds: [1],
   ...over,
 });
-
-/** Shapes of every tensor such a model has. */
-export function tensorShapes(c: ModelConfig): Map<TensorName, number[]> {
-  const d = c.hiddenSize;
-  const q = c.heads * c.headDim;
-  const kv = c.kvHeads * c.headDim;
-  const shapes = new Map<TensorName, number[]>([
-    ['embed', [c.vocabSize, d]],
-    ['outNorm', [d]],
-  ]);
-  if (!c.tiedEmbeddings) shapes.set('lmHead', [c.vocabSize, d]);
-  for (let l = 0; l < c.layers; l++) {
-    const add = (role: LayerTensor, shape: number[]) => shapes.set(`layers.${l}.${role}`, shape);
-    add('attnNorm', [d]);
-    add('q', [q, d]);
-    add('k', [kv, d]);
-    add('v', [kv, d]);
-    add('o', [d, q]);
-    if (c.qkvBias) {
-      add('qBias', [q]);
-      add('kBias', [kv]);
-      add('vBias', [kv]);
-    }
-    if (c.outputBias) add('oBias', [d]);
-    add('ffnNorm', [d]);
-    add('gate', [c.intermediateSize, d]);
-    add('up', [c.intermediateSize, d]);
-    add('down', [d, c.intermediateSize]);
-  }
-  return shapes;
-}
 
 export interface MemorySource extends WeightSource {
   values: Map<TensorName, Float32Array>;
@@ -66,7 +39,7 @@ export interface MemorySource extends WeightSource {
 
 export function memorySource(config: ModelConfig = tinyModelConfig(), seed = 1): MemorySource {
   const next = random(seed);
-  const shapes = tensorShapes(config);
+  const shapes = new Map(expectedTensors(config));
   const values = new Map<TensorName, Float32Array>();
   for (const [name, shape] of shapes) {
     const data = new Float32Array(shape.reduce((a, b) => a * b, 1));

@@ -1,21 +1,23 @@
 // The Node-API addon: kernels over one arena, called from TypeScript (loader.ts).
 //
-//     variants()                            -> string[]: the kernel variants this CPU runs, best first
-//     bind(arena, parameters, variant, kernels) -> {dot, ...}: functions bound to that arena
-//     adviseHugePages(arena)                -> boolean: whether the system took the advice
+//     variants()                               -> string[]: the kernel variants this CPU runs, best first
+//     bind(arena, parameters, variant, digest) -> {dot, ...}: functions bound to that arena
+//     adviseHugePages(arena)                   -> boolean: whether the system took the advice
 //
 // A call takes no arguments: TypeScript writes them into `parameters` (a Float64Array it shares with the binding)
 // and results come back in parameters[0]. Reading a dozen arguments through Node-API would cost as much as a
-// small kernel. `kernels` is the kernel table ({name, arguments: Uint32Array}[], descriptors.ts): by it every range
-// is checked against the arena before a kernel runs, so that a wrong offset is a RangeError and never a crash.
+// small kernel. By the kernel table (declarations.h) every range is checked against the arena before a kernel runs,
+// so that a wrong offset is a RangeError and never a crash; `digest` names the table that TypeScript has.
 #include <node_api.h>
 
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <new>
 #include <type_traits>
 #include <utility>
 
+#include "declarations.h"
 #include "row_layout.h"
 #include "table.h"
 
@@ -30,39 +32,7 @@ namespace {
 // Numbers a kernel call needs at most; ../call.ts says the same.
 constexpr size_t kParameters = 16;
 
-// ---- declarations ----------------------------------------------------------------------------------------
-
-// What ../table.ts says about an argument, as descriptors.ts numbers it.
-enum class Kind : uint32_t { rowFormat, weightFormat, kvFormat, activation, count, real, pointer };
-enum class Item : uint32_t { f32, u32, byte, q8a, row, storedRow, vector, sums, kvRow, kvScale };
-enum class Measure : uint32_t { one, value, next, half, pages, aligned, last, reach, rows };
-
-struct Argument {
-  uint32_t kindAndOptional;  // Kind | 0x100 where offset 0 stands for "none"
-  Item item;
-  Measure size;
-  uint32_t sizeOf;  // the argument that is measured
-  Measure times;
-  uint32_t timesOf;
-  uint32_t stride;  // 1 + the argument that holds it, or 0
-  uint32_t strideBytes;
-
-  Kind kind() const { return static_cast<Kind>(kindAndOptional & 0xFF); }
-  bool optional() const { return (kindAndOptional & 0x100) != 0; }
-};
-static_assert(sizeof(Argument) == 8 * sizeof(uint32_t), "as descriptors.ts writes it");
-
-struct Binding;
-// One kernel of a binding.
-struct BoundKernel {
-  const char* name;
-  const Binding* binding;
-  size_t count;
-  Argument arguments[kParameters];
-};
-
-#define HYBRID_INFER_ONE(KERNEL) +1
-constexpr size_t kKernelCount = HYBRID_INFER_KERNELS(HYBRID_INFER_ONE);
+// ---- one call --------------------------------------------------------------------------------------------
 
 // What one bind() made. Freed with the parameter array it was given, which the TypeScript side keeps as long as it
 // keeps the functions.
@@ -71,61 +41,38 @@ struct Binding {
   size_t size;
   double* parameters;
   const KernelTable* table;
-  BoundKernel kernels[kKernelCount];
 };
 
-// ---- one call --------------------------------------------------------------------------------------------
-
-// Reads and checks the parameters of one call.
-class Call {
+// Reads and checks the parameters of one call of the kernel that D declares (declarations.h). What D says is known
+// to the compiler: of each check below a few comparisons are left.
+template <typename D> class Call {
  public:
   Call(napi_env env, napi_callback_info info) : env_(env) {
     void* data = nullptr;
     size_t none = 0;
     napi_get_cb_info(env, info, &none, nullptr, nullptr, &data);
-    kernel_ = static_cast<const BoundKernel*>(data);
-    binding_ = kernel_->binding;
+    binding_ = static_cast<const Binding*>(data);
     parameters_ = binding_->parameters;
   }
 
   const KernelTable& kernels() const { return *binding_->table; }
 
-  // Whether every argument is what its declaration says, and every range lies inside the arena.
-  bool check() {
-    for (size_t i = 0; i < kernel_->count; i++) {
-      switch (kernel_->arguments[i].kind()) {
-        case Kind::rowFormat: within(i, static_cast<size_t>(Format::q3)); break;
-        case Kind::weightFormat: within(i, static_cast<size_t>(Format::q4)); break;
-        case Kind::kvFormat: within(i, static_cast<size_t>(KvFormat::q8)); break;
-        case Kind::activation: within(i, static_cast<size_t>(Activation::silu)); break;
-        case Kind::count: count(i); break;
-        case Kind::real: break;
-        case Kind::pointer: count(i); break;
-      }
-    }
-    for (size_t i = 0; i < kernel_->count && ok_; i++) {
-      if (kernel_->arguments[i].kind() == Kind::pointer) checkPointer(i);
-    }
-    return ok_;
+  // Whether every argument is what its declaration says, and every range lies inside the arena. Lists come before
+  // the ranges that are measured by what they hold.
+  template <size_t... I> bool check(std::index_sequence<I...>) {
+    return (read<I>() && ...) && (readOffsets<I>() && ...) && (readIds<I>() && ...) && (checkRest<I>() && ...);
   }
 
-  // Argument i as the kernel takes it; only after check().
-  template <typename T> T get(size_t i) const {
-    if constexpr (std::is_pointer_v<T>) {
-      const Argument& argument = kernel_->arguments[i];
-      if (argument.optional() && parameters_[i] == 0) return nullptr;
-      if (argument.item == Item::kvScale && kvFormat() == KvFormat::f32) return nullptr;
-      return reinterpret_cast<T>(binding_->base + static_cast<size_t>(parameters_[i]));
-    } else if constexpr (std::is_enum_v<T>) {
-      return static_cast<T>(static_cast<uint32_t>(parameters_[i]));
-    } else {
-      return static_cast<T>(parameters_[i]);
-    }
+  // Argument I as the kernel takes it; only after check().
+  template <typename T, size_t I> T get() const {
+    if constexpr (std::is_pointer_v<T>) return isNone<I>() ? nullptr : reinterpret_cast<T>(address<I>());
+    else if constexpr (std::is_floating_point_v<T>) return static_cast<T>(parameters_[I]);
+    else return static_cast<T>(whole_[I]);
   }
 
   napi_value refuse() {
     char text[160];
-    std::snprintf(text, sizeof text, "%s: parameter %u (%.17g) does not fit the arena of %.0f bytes", kernel_->name,
+    std::snprintf(text, sizeof text, "%s: parameter %u (%.17g) does not fit the arena of %.0f bytes", D::name,
                   static_cast<unsigned>(bad_), parameters_[bad_], static_cast<double>(binding_->size));
     napi_throw_range_error(env_, nullptr, text);
     return nullptr;
@@ -136,56 +83,76 @@ class Call {
   }
 
  private:
-  size_t fail(size_t i) {
-    if (ok_) bad_ = i;
-    ok_ = false;
-    return 0;
-  }
-  // A whole number that fits any arena (offsets and sizes are below 2^33).
-  size_t count(size_t i) {
-    const double value = parameters_[i];
-    if (!(value >= 0 && value <= 8589934592.0)) return fail(i);
-    const size_t whole = static_cast<size_t>(value);
-    return static_cast<double>(whole) == value ? whole : fail(i);
-  }
-  void within(size_t i, size_t last) {
-    if (count(i) > last) fail(i);
-  }
-  Format format() const { return static_cast<Format>(static_cast<uint32_t>(parameters_[0])); }
-  KvFormat kvFormat() const { return static_cast<KvFormat>(static_cast<uint32_t>(parameters_[0])); }
+  static constexpr size_t kCount = std::size(D::arguments);
+  static_assert(kCount <= kParameters, "call.ts and kParameters say how long a list of arguments may be");
 
-  void checkPointer(size_t i) {
-    const Argument& argument = kernel_->arguments[i];
-    if (argument.optional() && parameters_[i] == 0) return;
-    if (argument.item == Item::kvScale && kvFormat() == KvFormat::f32) return;
-    const size_t size = measure(argument.size, argument.sizeOf), times = measure(argument.times, argument.timesOf);
-    const size_t item = itemBytes(argument.item, size);
+  bool fail(size_t i) {
+    bad_ = i;
+    return false;
+  }
+
+  // A whole number that fits any arena (offsets and sizes are below 2^33), and the number of a name.
+  template <size_t I> bool read() {
+    constexpr Kind kind = D::arguments[I].kind;
+    if constexpr (kind == Kind::real) return true;
+    const double value = parameters_[I];
+    if (!(value >= 0 && value <= 8589934592.0)) return fail(I);
+    const int64_t whole = static_cast<int64_t>(value);
+    whole_[I] = static_cast<size_t>(whole);
+    return (static_cast<double>(whole) == value && whole <= lastOf(kind)) || fail(I);
+  }
+  static constexpr int64_t lastOf(Kind kind) {
+    switch (kind) {
+      case Kind::rowFormat: return static_cast<int64_t>(Format::q3);
+      case Kind::weightFormat: return static_cast<int64_t>(Format::q4);
+      case Kind::kvFormat: return static_cast<int64_t>(KvFormat::q8);
+      case Kind::activation: return static_cast<int64_t>(Activation::silu);
+      default: return INT64_MAX;
+    }
+  }
+  Format format() const { return static_cast<Format>(whole_[0]); }
+  KvFormat kvFormat() const { return static_cast<KvFormat>(whole_[0]); }
+
+  template <size_t I> uint8_t* address() const { return binding_->base + whole_[I]; }
+  template <size_t I> bool isNone() const {
+    constexpr Argument argument = D::arguments[I];
+    if constexpr (argument.optional) return whole_[I] == 0;
+    else if constexpr (argument.item == Item::kvScale) return kvFormat() == KvFormat::f32;
+    else return false;
+  }
+
+  // Whether the range that argument I begins lies inside the arena.
+  template <size_t I> bool inside() {
+    constexpr Argument argument = D::arguments[I];
+    if (isNone<I>()) return true;
+    const size_t size = measure<argument.size, argument.sizeOf>();
+    const size_t times = measure<argument.times, argument.timesOf>();
+    const size_t item = itemBytes<argument.item>(size);
     size_t stride = item;
-    if (argument.stride != 0) stride = count(argument.stride - 1) * argument.strideBytes;
-    if (times > 1 && argument.stride != 0 && (stride % sizeof(float) != 0 || stride < item)) fail(argument.stride - 1);
-    // times and stride may be up to 2^35: compared before they are multiplied.
-    size_t bytes = times == 0 ? 0 : item;
-    if (times > 1 && item != 0) {
-      if (times - 1 > binding_->size / stride) fail(i);
-      else bytes += (times - 1) * stride;
+    if constexpr (argument.stride != 0) {
+      stride = whole_[argument.stride - 1] * argument.strideBytes;
+      if (times > 1 && (stride % sizeof(float) != 0 || stride < item)) return fail(argument.stride - 1);
     }
-    const size_t offset = count(i);
-    if (offset % alignment(argument.item) != 0 || bytes > binding_->size || offset > binding_->size - bytes) fail(i);
+    size_t bytes = times == 0 ? 0 : item;
+    if (times > 1) {
+      size_t before;  // of the last item; times and stride may be up to 2^35
+      if (__builtin_mul_overflow(times - 1, stride, &before) || before > binding_->size) return fail(I);
+      bytes += before;
+    }
+    const size_t offset = whole_[I];
+    return (offset % alignment<argument.item>() == 0 && bytes <= binding_->size &&
+            offset <= binding_->size - bytes) ||
+           fail(I);
   }
 
-  size_t alignment(Item item) const {
-    switch (item) {
-      case Item::byte:
-      case Item::q8a:
-      case Item::row:
-      case Item::storedRow: return 1;
-      case Item::kvRow: return kvFormat() == KvFormat::f32 ? sizeof(float) : 1;
-      default: return sizeof(float);
-    }
+  template <Item item> size_t alignment() const {
+    if constexpr (item == Item::kvRow) return kvFormat() == KvFormat::f32 ? sizeof(float) : 1;
+    else if constexpr (item == Item::byte || item == Item::q8a || item == Item::row || item == Item::storedRow) return 1;
+    else return sizeof(float);
   }
 
   // Sizes are below 2^34: nothing here overflows.
-  size_t itemBytes(Item item, size_t size) const {
+  template <Item item> size_t itemBytes(size_t size) const {
     switch (item) {
       case Item::f32:
       case Item::u32: return 4 * size;
@@ -201,68 +168,75 @@ class Call {
     return 0;
   }
 
-  size_t measure(Measure how, size_t i) {
+  template <Measure how, size_t I> size_t measure() const {
     switch (how) {
       case Measure::one: return 1;
-      case Measure::value: return count(i);
-      case Measure::next: return count(i) + 1;
-      case Measure::half: return count(i) / 2;
-      case Measure::pages: return (count(i) + kKvPage - 1) / kKvPage;
-      case Measure::aligned: return alignUp(count(i), 16);
-      case Measure::last: return lists(i).end;
-      case Measure::reach: {
-        const List list = idsOf(i);
-        uint32_t largest = 0;
-        for (size_t k = list.begin; k < list.end; k++) largest = list.ids[k] > largest ? list.ids[k] : largest;
-        return list.begin == list.end ? 0 : static_cast<size_t>(largest) + 1;
-      }
-      case Measure::rows: {
-        const List pages = idsOf(i);
-        size_t largest = 0;
-        const size_t first = count(beginOf(i)) / kKvPage;
-        if (first >= pages.end) return 0;
-        for (size_t k = first; k < pages.end; k++) largest = pages.ids[k] > largest ? pages.ids[k] : largest;
-        return (largest + 1) * kKvPage;
-      }
+      case Measure::value: return whole_[I];
+      case Measure::next: return whole_[I] + 1;
+      case Measure::half: return whole_[I] / 2;
+      case Measure::pages: return (whole_[I] + kKvPage - 1) / kKvPage;
+      case Measure::aligned: return alignUp(whole_[I], 16);
+      case Measure::last: return listsEnd_;
+      case Measure::reach: return reach_;
+      case Measure::rows: return reach_ * kKvPage;
     }
     return 0;
   }
 
-  struct List {
-    const uint32_t* ids;
-    size_t begin, end;
-  };
-  // Where the lists whose offsets are argument i begin and end; both 0 where the offsets do not ascend.
-  List lists(size_t i) {
-    const Argument& argument = kernel_->arguments[i];
-    checkPointer(i);
-    if (!ok_) return {nullptr, 0, 0};
-    const uint32_t* offsets = reinterpret_cast<const uint32_t*>(binding_->base + count(i));
-    const size_t n = count(argument.sizeOf);
-    for (size_t t = 0; t < n; t++) {
-      if (offsets[t] > offsets[t + 1]) return fail(i), List{nullptr, 0, 0};
+  // ---- arguments whose contents say how far others reach: of each kind a kernel has one at most
+  static constexpr bool measures(Measure how, size_t i) {
+    for (const Argument& argument : D::arguments) {
+      if ((argument.size == how && argument.sizeOf == i) || (argument.times == how && argument.timesOf == i)) return true;
     }
-    return {nullptr, offsets[0], offsets[n]};
+    return false;
   }
-  // The entries of argument i that are used: those of the lists, or all.
-  List idsOf(size_t i) {
-    const Argument& argument = kernel_->arguments[i];
-    checkPointer(i);
-    if (!ok_) return {nullptr, 0, 0};
-    List list = {nullptr, 0, 0};
-    if (argument.size == Measure::last) list = lists(argument.sizeOf);
-    else list.end = measure(argument.size, argument.sizeOf);
-    list.ids = reinterpret_cast<const uint32_t*>(binding_->base + count(i));
-    return list;
+  static constexpr bool isOffsets(size_t i) { return measures(Measure::last, i); }
+  static constexpr bool isIds(size_t i) { return measures(Measure::reach, i) || measures(Measure::rows, i); }
+
+  template <size_t I> bool readOffsets() {
+    if constexpr (isOffsets(I)) {
+      if (!inside<I>()) return false;
+      const uint32_t* offsets = reinterpret_cast<const uint32_t*>(address<I>());
+      const size_t n = whole_[D::arguments[I].sizeOf];
+      for (size_t t = 0; t < n; t++) {
+        if (offsets[t] > offsets[t + 1]) return fail(I);
+      }
+      listsBegin_ = offsets[0];
+      listsEnd_ = offsets[n];
+    }
+    return true;
   }
-  // Page table i begins to be read at the position of the argument before the one it is measured by.
-  size_t beginOf(size_t i) const { return kernel_->arguments[i].sizeOf - 1; }
+
+  // The largest of the entries that are used, plus one: those of the lists; pages from that of the position in the
+  // argument before the one that measures the table; or all.
+  template <size_t I> bool readIds() {
+    if constexpr (isIds(I)) {
+      if (!inside<I>()) return false;
+      constexpr Argument argument = D::arguments[I];
+      size_t k = 0;
+      if constexpr (argument.size == Measure::last) k = listsBegin_;
+      if constexpr (argument.size == Measure::pages) k = whole_[argument.sizeOf - 1] / kKvPage;
+      const size_t end = measure<argument.size, argument.sizeOf>();
+      const uint32_t* ids = reinterpret_cast<const uint32_t*>(address<I>());
+      if (k < end) {
+        uint32_t largest = 0;
+        for (; k < end; k++) largest = ids[k] > largest ? ids[k] : largest;
+        reach_ = static_cast<size_t>(largest) + 1;
+      }
+    }
+    return true;
+  }
+
+  template <size_t I> bool checkRest() {
+    if constexpr (D::arguments[I].kind == Kind::pointer && !isOffsets(I) && !isIds(I)) return inside<I>();
+    return true;
+  }
 
   napi_env env_;
-  const BoundKernel* kernel_;
   const Binding* binding_;
   double* parameters_;
-  bool ok_ = true;
+  size_t whole_[kCount];
+  size_t listsBegin_ = 0, listsEnd_ = 0, reach_ = 0;
   size_t bad_ = 0;
 };
 
@@ -277,34 +251,29 @@ template <typename T> constexpr bool takes(Kind kind) {
   else return kind == Kind::count;
 }
 
-template <auto Member> struct Callback;
-template <typename R, typename... A, R (*KernelTable::*Member)(A...)> struct Callback<Member> {
+template <auto Member, typename D> struct Callback;
+template <typename R, typename... A, R (*KernelTable::*Member)(A...), typename D> struct Callback<Member, D> {
   static napi_value run(napi_env env, napi_callback_info info) {
-    Call call(env, info);
-    return call.check() ? apply(call, std::index_sequence_for<A...>{}) : call.refuse();
+    return apply(env, info, std::index_sequence_for<A...>{});
   }
-  template <size_t... I> static napi_value apply(Call& call, std::index_sequence<I...>) {
+  template <size_t... I> static napi_value apply(napi_env env, napi_callback_info info, std::index_sequence<I...> all) {
+    static_assert(sizeof...(A) == std::size(D::arguments), "table.h and table.ts declare other arguments");
+    static_assert((takes<A>(D::arguments[I].kind) && ...), "table.h and table.ts declare other arguments");
+    Call<D> call(env, info);
+    if (!call.check(all)) return call.refuse();
     const auto kernel = call.kernels().*Member;
-    if constexpr (std::is_void_v<R>) return kernel(call.get<A>(I)...), nullptr;
-    else return call.result(static_cast<double>(kernel(call.get<A>(I)...)));
-  }
-  // Whether the declaration has the kernel's arguments.
-  static bool matches(const Argument* arguments, size_t count) {
-    return count == sizeof...(A) && matchesEach(arguments, std::index_sequence_for<A...>{});
-  }
-  template <size_t... I> static bool matchesEach(const Argument* arguments, std::index_sequence<I...>) {
-    return (takes<A>(arguments[I].kind()) && ...);
+    if constexpr (std::is_void_v<R>) return kernel(call.template get<A, I>()...), nullptr;
+    else return call.result(static_cast<double>(kernel(call.template get<A, I>()...)));
   }
 };
 
 struct Method {
   const char* name;
   napi_callback callback;
-  bool (*matches)(const Argument* arguments, size_t count);
 };
-#define HYBRID_INFER_METHOD(KERNEL) \
-  {#KERNEL, Callback<&KernelTable::KERNEL>::run, Callback<&KernelTable::KERNEL>::matches},
+#define HYBRID_INFER_METHOD(KERNEL) {#KERNEL, Callback<&KernelTable::KERNEL, declared::KERNEL>::run},
 const Method kMethods[] = {HYBRID_INFER_KERNELS(HYBRID_INFER_METHOD)};
+static_assert(std::size(kMethods) == declared::kKernels, "table.h and table.ts declare other kernels");
 
 // ---- the module's own functions --------------------------------------------------------------------------
 
@@ -337,42 +306,20 @@ napi_value VariantNames(napi_env env, napi_callback_info) {
 
 void freeBinding(napi_env, void* data, void*) { delete static_cast<Binding*>(data); }
 
-// Reads one {name, arguments} into `kernel`; the method it is for, or null.
-const Method* readKernel(napi_env env, napi_value entry, BoundKernel& kernel) {
-  napi_value name, numbers;
-  char text[32] = {};
-  void* data = nullptr;
-  size_t length = 0;
-  if (napi_get_named_property(env, entry, "name", &name) != napi_ok ||
-      napi_get_value_string_utf8(env, name, text, sizeof text, nullptr) != napi_ok ||
-      napi_get_named_property(env, entry, "arguments", &numbers) != napi_ok ||
-      !typedArray(env, numbers, napi_uint32_array, &data, &length) || length > kParameters * 8 || length % 8 != 0) {
-    return nullptr;
-  }
-  kernel.count = length / 8;
-  std::memcpy(kernel.arguments, data, length * sizeof(uint32_t));
-  for (const Argument& argument : kernel.arguments) {
-    if (argument.sizeOf >= kParameters || argument.timesOf >= kParameters || argument.stride > kParameters) return nullptr;
-  }
-  for (const Method& method : kMethods) {
-    if (std::strcmp(method.name, text) == 0) {
-      kernel.name = method.name;
-      return method.matches(kernel.arguments, kernel.count) ? &method : nullptr;
-    }
-  }
-  return nullptr;
-}
-
 napi_value Bind(napi_env env, napi_callback_info info) {
   size_t argc = 4, length = 0, arenaBytes = 0;
   napi_value args[4];
   void *arena = nullptr, *parameters = nullptr;
-  char name[32] = {};
+  char name[32] = {}, declarations[sizeof declared::kDigest + 1] = {};
   if (napi_get_cb_info(env, info, &argc, args, nullptr, nullptr) != napi_ok || argc < 4 ||
       !typedArray(env, args[0], napi_uint8_array, &arena, &arenaBytes) ||
       !typedArray(env, args[1], napi_float64_array, &parameters, &length) || length < kParameters ||
-      napi_get_value_string_utf8(env, args[2], name, sizeof name, nullptr) != napi_ok) {
-    return throwType(env, "bind: expected (Uint8Array, Float64Array of at least 16, variant name, kernel table)");
+      napi_get_value_string_utf8(env, args[2], name, sizeof name, nullptr) != napi_ok ||
+      napi_get_value_string_utf8(env, args[3], declarations, sizeof declarations, nullptr) != napi_ok) {
+    return throwType(env, "bind: expected (Uint8Array, Float64Array of at least 16, variant name, digest)");
+  }
+  if (std::strcmp(declarations, declared::kDigest) != 0) {
+    return throwType(env, "bind: this addon was built for another kernel table: run `npm run build`");
   }
   const KernelTable* table = nullptr;
   size_t count;
@@ -382,10 +329,6 @@ napi_value Bind(napi_env env, napi_callback_info info) {
   }
   if (table == nullptr) return throwType(env, "bind: this CPU or this build has no such variant");
 
-  uint32_t kernels = 0;
-  if (napi_get_array_length(env, args[3], &kernels) != napi_ok || kernels != kKernelCount) {
-    return throwType(env, "bind: this addon was built for another kernel table: run `npm run build:native`");
-  }
   Binding* binding = new (std::nothrow) Binding{};
   napi_value functions;
   if (binding == nullptr || napi_create_object(env, &functions) != napi_ok) {
@@ -401,17 +344,10 @@ napi_value Bind(napi_env env, napi_callback_info info) {
     delete binding;
     return throwType(env, "bind: the parameter array is in use by another binding");
   }
-  for (uint32_t i = 0; i < kernels; i++) {
-    BoundKernel& kernel = binding->kernels[i];
-    kernel.binding = binding;
-    napi_value entry, function;
-    if (napi_get_element(env, args[3], i, &entry) != napi_ok) return throwType(env, "bind: no kernel table");
-    const Method* method = readKernel(env, entry, kernel);
-    if (method == nullptr) {
-      return throwType(env, "bind: this addon was built for another kernel table: run `npm run build:native`");
-    }
-    if (napi_create_function(env, method->name, NAPI_AUTO_LENGTH, method->callback, &kernel, &function) != napi_ok ||
-        napi_set_named_property(env, functions, method->name, function) != napi_ok) {
+  for (const Method& method : kMethods) {
+    napi_value function;
+    if (napi_create_function(env, method.name, NAPI_AUTO_LENGTH, method.callback, binding, &function) != napi_ok ||
+        napi_set_named_property(env, functions, method.name, function) != napi_ok) {
       return throwType(env, "bind: could not create the functions");
     }
   }

@@ -69,7 +69,8 @@ inline void dotRows(size_t n, size_t known, Row row, const uint8_t* x, float* ou
       dotTokens<FORMAT, R, 1>(w, x, 0, 0, out + i, 0, cols, ahead);
     }
   };
-  rows(Size<kRowsTogether>{});
+  // Three bits take so many registers to unpack that rows together only get in each other's way.
+  if constexpr (FORMAT != Format::q3) rows(Size<kRowsTogether>{});
   rows(Size<1>{});
 }
 

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { HybridError } from '../../errors.js';
 import type { Kernels } from '../kernels.js';
 import { kernelsOfParameters, MAX_ARGUMENTS } from '../call.js';
-import { describeKernels, type KernelDescriptor } from './descriptors.js';
+import { declarationsDigest } from './declarations.js';
 
 /** What the addon exports; addon.cc says the same. */
 interface Addon {
@@ -16,7 +16,7 @@ interface Addon {
     arena: Uint8Array,
     parameters: Float64Array,
     variant: string,
-    kernels: KernelDescriptor[],
+    digest: string,
   ): Record<string, () => void>;
   adviseHugePages(arena: Uint8Array): boolean;
 }
@@ -81,7 +81,7 @@ export function createNativeKernels(memory: WebAssembly.Memory, variant?: string
     });
   }
   const parameters = new Float64Array(MAX_ARGUMENTS);
-  const bound = addonOrThrow().bind(new Uint8Array(memory.buffer), parameters, chosen, describeKernels());
+  const bound = addonOrThrow().bind(new Uint8Array(memory.buffer), parameters, chosen, declarationsDigest());
   // The addon holds only an address in the memory: the kernels keep it.
   const kernels: Kernels & { memory: WebAssembly.Memory } = {
     name: `native (${chosen})`,

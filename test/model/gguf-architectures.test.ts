@@ -1,0 +1,338 @@
+/** Every GGUF architecture: the same description and weights as the Hugging Face folder it was converted from. */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { GGUF_ARCHITECTURES } from '../../src/model/gguf-architectures.js';
+import { openModel } from '../../src/model/index.js';
+import { baseConfig, randomTensors, writeModel } from '../helpers/any-model.js';
+import { rejection } from '../helpers/expect-reject.js';
+import { BLOCK_TYPES } from '../../src/model/decode-blocks.js';
+import { TENSOR_TYPES } from '../../src/model/gguf-types.js';
+import {
+  f32,
+  ggufBytes,
+  interleaveHeads,
+  text,
+  tinyGgufMetadata,
+  tinyGgufTensors,
+  u32,
+  type GgufMeta,
+} from '../helpers/tiny-gguf.js';
+import { tempFolder, type TinyTensor } from '../helpers/tiny-models.js';
+
+type Tensors = Map<string, TinyTensor>;
+
+/** What llama.cpp's converter does to the tensors, written once more: names, order of rows, sums. */
+interface Case {
+  architecture: string;
+  config: Record<string, unknown>;
+  /** Metadata after the architecture's name. */
+  keys?: Record<string, GgufMeta>;
+  activation?: string;
+  names: [RegExp, string][];
+  /** Heads of q and k are interleaved. */
+  interleaved?: boolean;
+  change?(tensors: Tensors): void;
+}
+
+const USUAL: [RegExp, string][] = [
+  [/^model\.embed_tokens/, 'token_embd'],
+  [/^model\.norm/, 'output_norm'],
+  [/^lm_head/, 'output'],
+  [/^model\.layers\.(\d+)\./, 'blk.$1.'],
+  [/self_attn\.([qkv])_proj/, 'attn_$1'],
+  [/self_attn\.o_proj/, 'attn_output'],
+  [/self_attn\.([qk])_norm/, 'attn_$1_norm'],
+  [/input_layernorm/, 'attn_norm'],
+  [/post_attention_layernorm/, 'ffn_norm'],
+  [/mlp\.(gate|up|down)_proj/, 'ffn_$1'],
+];
+
+/** experts.0.w1, experts.1.w1, ... -> one tensor [experts, rows, cols]. */
+function stackExperts(tensors: Tensors, names: Record<string, string>): void {
+  for (const [theirs, ours] of Object.entries(names)) {
+    for (let l = 0; l < 2; l++) {
+      const parts: TinyTensor[] = [];
+      for (let e = 0; ; e++) {
+        const name = `model.layers.${l}.block_sparse_moe.experts.${e}.${theirs}.weight`;
+        const part = tensors.get(name);
+        if (!part) break;
+        parts.push(part);
+        tensors.delete(name);
+      }
+      const data = Float32Array.from(parts.flatMap((p) => [...p.data]));
+      tensors.set(`blk.${l}.ffn_${ours}_exps.weight`, { shape: [parts.length, ...parts[0].shape], data });
+    }
+  }
+}
+
+const CASES: Record<string, Case> = {
+  llama: {
+    architecture: 'LlamaForCausalLM',
+    config: { mlp_bias: true, attention_bias: true },
+    names: USUAL,
+    interleaved: true,
+  },
+  'llama with experts': {
+    architecture: 'MixtralForCausalLM',
+    config: { num_local_experts: 3, num_experts_per_tok: 2, rope_theta: 1e6 },
+    keys: { expert_count: u32(3), expert_used_count: u32(2), 'rope.freq_base': f32(1e6) },
+    names: [...USUAL, [/block_sparse_moe\.gate/, 'ffn_gate_inp']],
+    interleaved: true,
+    change: (t) => stackExperts(t, { w1: 'gate', w3: 'up', w2: 'down' }),
+  },
+  arcee: {
+    architecture: 'ArceeForCausalLM',
+    config: { hidden_act: 'relu2' },
+    activation: '',
+    names: USUAL,
+    interleaved: true,
+  },
+  nemotron: {
+    architecture: 'NemotronForCausalLM',
+    config: { hidden_act: 'relu2' },
+    keys: { 'rope.dimension_count': u32(4), 'attention.layer_norm_epsilon': f32(1e-5) },
+    activation: '',
+    names: USUAL,
+    change: (t) => {
+      for (const [name, tensor] of t)
+        if (/norm.*weight$/.test(name)) t.set(name, { ...tensor, data: tensor.data.map((v) => v + 1) });
+    },
+  },
+  bitnet: {
+    architecture: 'BitNetForCausalLM',
+    config: { hidden_act: 'relu2' },
+    names: [[/self_attn\.attn_sub_norm/, 'attn_sub_norm'], [/mlp\.ffn_sub_norm/, 'ffn_sub_norm'], ...USUAL],
+    activation: 'relu2',
+  },
+  falcon: {
+    architecture: 'FalconForCausalLM',
+    config: {
+      activation: 'relu',
+      new_decoder_architecture: true,
+      num_kv_heads: 2,
+      ffn_hidden_size: 48,
+      tie_word_embeddings: true,
+    },
+    keys: { 'attention.layer_norm_epsilon': f32(1e-5) },
+    names: [
+      [/^transformer\.word_embeddings/, 'token_embd'],
+      [/^transformer\.ln_f/, 'output_norm'],
+      [/^transformer\.h\.(\d+)\./, 'blk.$1.'],
+      [/self_attention\.query_key_value/, 'attn_qkv'],
+      [/self_attention\.dense/, 'attn_output'],
+      [/ln_attn/, 'attn_norm_2'],
+      [/ln_mlp/, 'attn_norm'],
+      [/mlp\.dense_h_to_4h/, 'ffn_up'],
+      [/mlp\.dense_4h_to_h/, 'ffn_down'],
+    ],
+    change: (t) => {
+      // From groups (two q, k, v heads of 8 rows) to all q, all k, all v.
+      for (const [name, { shape, data }] of t) {
+        if (!/query_key_value/.test(name)) continue;
+        const heads = [0, 1, 4, 5, 2, 6, 3, 7].flatMap((h) => [
+          ...data.subarray(h * 8 * 32, (h + 1) * 8 * 32),
+        ]);
+        t.set(name, { shape, data: Float32Array.from(heads) });
+      }
+    },
+  },
+  qwen2: { architecture: 'Qwen2ForCausalLM', config: {}, names: USUAL },
+  qwen3: {
+    architecture: 'Qwen3ForCausalLM',
+    config: { head_dim: 16 },
+    keys: { 'attention.key_length': u32(16), 'attention.value_length': u32(16) },
+    names: USUAL,
+  },
+  phi3: {
+    architecture: 'Phi3ForCausalLM',
+    config: {},
+    names: [...USUAL, [/self_attn\.qkv_proj/, 'attn_qkv'], [/mlp\.gate_up_proj/, 'ffn_up']],
+  },
+  granite: {
+    architecture: 'GraniteForCausalLM',
+    config: {
+      attention_multiplier: 0.125,
+      embedding_multiplier: 12,
+      residual_multiplier: 0.25,
+      logits_scaling: 8,
+    },
+    keys: {
+      'attention.scale': f32(0.125),
+      embedding_scale: f32(12),
+      residual_scale: f32(0.25),
+      logit_scale: f32(8),
+    },
+    names: USUAL,
+    interleaved: true,
+  },
+  olmo2: {
+    architecture: 'Olmo2ForCausalLM',
+    config: {},
+    names: [
+      [/post_attention_layernorm/, 'post_attention_norm'],
+      [/post_feedforward_layernorm/, 'post_ffw_norm'],
+      ...USUAL,
+    ],
+  },
+  smallthinker: {
+    architecture: 'SmallThinkerForCausalLM',
+    config: {
+      hidden_act: null,
+      moe_ffn_hidden_size: 48,
+      moe_num_primary_experts: 4,
+      moe_num_active_primary_experts: 2,
+      rope_layout: [0, 1],
+      sliding_window_layout: [0, 1],
+      sliding_window_size: 8,
+    },
+    keys: {
+      expert_count: u32(4),
+      expert_used_count: u32(2),
+      expert_feed_forward_length: u32(48),
+      expert_gating_func: u32(2),
+      'attention.sliding_window': u32(8),
+    },
+    activation: '',
+    names: [...USUAL, [/block_sparse_moe\.primary_router/, 'ffn_gate_inp']],
+    change: (t) => stackExperts(t, { gate: 'gate', up: 'up', down: 'down' }),
+  },
+};
+
+/** The case's folder, and its GGUF file. `bend` changes the metadata. */
+function write(name: string, bend: (meta: Map<string, GgufMeta>) => void = () => {}) {
+  const { architecture, config: fields, keys, activation, names, interleaved, change } = CASES[name];
+  const arch = name.split(' ')[0];
+  const config = baseConfig(architecture, fields);
+  const tensors = randomTensors(config);
+  const folder = writeModel(config, tensors);
+  change?.(tensors);
+  const stored = [...tensors].map(([theirs, { shape, data }]) => {
+    const isRotated = interleaved && /self_attn\.[qk]_proj/.test(theirs);
+    const values = isRotated ? interleaveHeads(data, 8, shape[1] ?? 1) : data;
+    const ours = names.reduce((n, [from, to]) => n.replace(from, to), theirs);
+    return { name: ours, sizes: [...shape].reverse(), type: 0, bytes: new Uint8Array(values.slice().buffer) };
+  });
+  const meta = new Map<string, GgufMeta>();
+  const base = tinyGgufMetadata({ hiddenSize: 32, intermediateSize: 48, maxContext: 64, hiddenAct: 'relu' });
+  for (const [key, value] of base) meta.set(key.replace(/^llama\./, `${arch}.`), value);
+  meta.set('general.architecture', text(arch));
+  if (activation === '') meta.delete('hybrid_infer.activation');
+  else if (activation) meta.set('hybrid_infer.activation', text(activation));
+  for (const [key, value] of Object.entries(keys ?? {})) meta.set(`${arch}.${key}`, value);
+  bend(meta);
+  const path = join(tempFolder(), 'any.gguf');
+  writeFileSync(path, ggufBytes(meta, stored));
+  return { folder, path };
+}
+
+describe('GGUF architectures', () => {
+  it('have a case here for every row', () => {
+    const rows = new Set(Object.keys(CASES).map((name) => name.split(' ')[0]));
+    expect([...rows].sort()).toEqual(Object.keys(GGUF_ARCHITECTURES).sort());
+  });
+
+  it.each(Object.keys(CASES))('%s: described and read as the folder it came from', async (name) => {
+    const { folder, path } = write(name);
+    const [gguf, source] = [await openModel(path), await openModel(folder)];
+    const comparable = (config: typeof gguf.config) => ({ ...config, architecture: '', rmsEpsilon: 0 });
+    expect(comparable(gguf.config)).toEqual(comparable(source.config));
+    expect(gguf.warnings).toEqual([]);
+    for (const [tensor, { shape }] of source.tensors) {
+      const rows = shape.length === 1 ? 1 : shape[0];
+      expect(await gguf.readRows(tensor, 0, rows), tensor).toEqual(await source.readRows(tensor, 0, rows));
+    }
+    await gguf.close();
+    await source.close();
+  });
+
+  it.each(Object.keys(CASES))('%s: refused when a number of its metadata is no size', async (name) => {
+    const arch = name.split(' ')[0];
+    for (const key of ['block_count', 'embedding_length', 'attention.head_count']) {
+      const { path } = write(name, (meta) => meta.set(`${arch}.${key}`, u32(0)));
+      expect((await rejection(path)).message).toContain(`${arch}.${key}`);
+    }
+  });
+
+  it.each<[string, string, (meta: Map<string, GgufMeta>) => unknown, RegExp]>([
+    [
+      'falcon',
+      'an activation that is not said',
+      (m) => m.delete('hybrid_infer.activation'),
+      /falcon computes GELU/,
+    ],
+    ['smallthinker', 'no experts', (m) => m.delete('smallthinker.expert_count'), /expert_count is missing/],
+    [
+      'smallthinker',
+      'another router',
+      (m) => m.set('smallthinker.expert_gating_func', u32(9)),
+      /expert_gating_func 9/,
+    ],
+    [
+      'llama with experts',
+      'more chosen than there are',
+      (m) => m.set('llama.expert_used_count', u32(5)),
+      /5 active experts of 3/,
+    ],
+    [
+      'llama with experts',
+      'another number of experts',
+      (m) => m.set('llama.expert_count', u32(4)),
+      /ffn_gate_exps.weight: expected \[4, 48, 32\]/,
+    ],
+    [
+      'nemotron',
+      'half a pair that rotates',
+      (m) => m.set('nemotron.rope.dimension_count', u32(3)),
+      /3 of 8 head dimensions/,
+    ],
+  ])('%s is refused with %s', async (name, _, bend, message) => {
+    expect((await rejection(write(name, bend).path)).message).toMatch(message);
+  });
+});
+
+describe('block-quantised tensors of a GGUF file', () => {
+  const types = [...TENSOR_TYPES].filter(([, { name }]) => Object.hasOwn(BLOCK_TYPES, name));
+
+  /** A model of width 256 whose gate matrices have this type, all codes and scales zero but what `bend` writes. */
+  function writeTyped(type: number, bend: (bytes: Uint8Array) => void = () => {}): string {
+    const o = { hiddenSize: 256, heads: 2, kvHeads: 1, intermediateSize: 32, layers: 1 };
+    const { blockElements, blockBytes } = TENSOR_TYPES.get(type)!;
+    const tensors = tinyGgufTensors(o).map((tensor) => {
+      if (tensor.name !== 'blk.0.ffn_gate.weight') return tensor;
+      const bytes = new Uint8Array(((256 * 32) / blockElements) * blockBytes);
+      bend(bytes);
+      return { ...tensor, type, bytes };
+    });
+    const path = join(tempFolder(), 'typed.gguf');
+    writeFileSync(path, ggufBytes(tinyGgufMetadata(o), tensors));
+    return path;
+  }
+
+  it.each(types)('are read by type %i', async (type) => {
+    const source = await openModel(writeTyped(type));
+    expect(source.tensors.get('layers.0.gate')!.dtype).toBe(TENSOR_TYPES.get(type)!.name);
+    expect((await source.readRows('layers.0.gate', 3, 9)).every((v) => v === 0)).toBe(true);
+    await source.close();
+  });
+
+  it.each(types)(
+    'of type %i are refused with a scale that is no number, naming tensor and row',
+    async (type, known) => {
+      const rowBytes = (256 / known.blockElements) * known.blockBytes;
+      // Any half of the block's scales: all bytes of row 5 become NaN's.
+      const source = await openModel(
+        writeTyped(type, (bytes) => bytes.fill(0x7f, 5 * rowBytes, 6 * rowBytes)),
+      );
+      await expect(source.readRows('layers.0.gate', 0, 32)).rejects.toThrow(
+        /tensor blk.0.ffn_gate.weight, row 5: a scale is NaN or infinite/,
+      );
+      await source.close();
+    },
+  );
+
+  it('of types that are not read are named once', async () => {
+    const error = await rejection(writeTyped(16)); // IQ2_XXS
+    expect(error.message).toMatch(/typed.gguf: weights of type IQ2_XXS \(blk.0.ffn_gate.weight\)$/);
+  });
+});

@@ -1,0 +1,441 @@
+/** Every row of the table on tiny random models: config, mapping of tensors, pack and back, forward pass. */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { ARCHITECTURES, openModel } from '../../src/model/index.js';
+import { LLAMA_BLOCK, LLAMA_ENDS, type Block, type Ends } from '../../src/model/block.js';
+import { readConfig } from '../../src/model/config.js';
+import type { TensorName, WeightSource } from '../../src/model/types.js';
+import { convert } from '../../src/pack/convert.js';
+import { packSource } from '../../src/pack/pack-source.js';
+import { openPack } from '../../src/pack/reader.js';
+import { plainForward } from '../engine/plain-forward.js';
+import { baseConfig, randomTensors, writeModel } from '../helpers/any-model.js';
+import { rejection } from '../helpers/expect-reject.js';
+import { encodeTensor, safetensorsBytes, tempFolder } from '../helpers/tiny-models.js';
+
+type DeepPartial<T> = T extends object ? { [K in keyof T]?: DeepPartial<T[K]> } : T;
+type Case = [
+  string,
+  Record<string, unknown>,
+  { block?: DeepPartial<Block>; ends?: Partial<Ends>; config?: object },
+];
+
+const ROWS: Case[] = [
+  [
+    'LlamaForCausalLM',
+    { mlp_bias: true, attention_bias: true },
+    { block: { ffn: { bias: true } }, config: { qkvBias: true, outputBias: true } },
+  ],
+  ['SparseLlamaForCausalLM', { hidden_act: 'fatrelu', hidden_act_param: 0.1 }, {}],
+  [
+    'MistralForCausalLM',
+    { sliding_window: 8 },
+    {
+      block: {
+        layers: [
+          { rotates: true, window: 8 },
+          { rotates: true, window: 8 },
+        ],
+      },
+    },
+  ],
+  ['BambooForCausalLM', {}, { config: { activation: { kind: 'drelu', threshold: 0 } } }],
+  [
+    'MiniCPMForCausalLM',
+    { scale_emb: 2, scale_depth: 1.4, dim_model_base: 16 },
+    { config: { embeddingScale: 2, logitScale: 0.5 } },
+  ],
+  [
+    'ArceeForCausalLM',
+    { hidden_act: null, mlp_bias: true },
+    { block: { ffn: { gated: false, bias: true } }, config: { activation: { kind: 'relu2', threshold: 0 } } },
+  ],
+  [
+    'NemotronForCausalLM',
+    { hidden_act: 'relu2', norm_eps: 1e-4, rms_norm_eps: null },
+    {
+      block: { norm: { kind: 'layer', bias: true }, attention: { rotaryDims: 4 }, ffn: { gated: false } },
+      config: { rmsEpsilon: 1e-4 },
+    },
+  ],
+  [
+    'BitNetForCausalLM',
+    { hidden_act: 'relu2' },
+    { block: { attention: { outputNorm: true }, ffn: { norm: true } } },
+  ],
+  [
+    'FalconForCausalLM',
+    {
+      activation: 'relu',
+      new_decoder_architecture: true,
+      num_kv_heads: 2,
+      ffn_hidden_size: 48,
+      layer_norm_epsilon: 1e-5,
+    },
+    { block: { norm: { kind: 'layer', bias: true }, parallel: true, ffn: { gated: false } } },
+  ],
+  [
+    'OPTForCausalLM',
+    { ffn_dim: 48, activation_function: 'relu', word_embed_proj_dim: 16, do_layer_norm_before: false },
+    {
+      block: {
+        norm: { kind: 'layer', bias: true, place: 'sum' },
+        attention: { rotaryDims: 0 },
+        ffn: { gated: false, bias: true },
+      },
+      ends: { embeddingSize: 16, learnedPositions: { rows: 66, offset: 2 }, finalNorm: false },
+      config: { qkvBias: true, outputBias: true, kvHeads: 4 },
+    },
+  ],
+  [
+    'Qwen2ForCausalLM',
+    { sliding_window: 8, use_sliding_window: true, max_window_layers: 1 },
+    {
+      block: {
+        layers: [
+          { rotates: true, window: null },
+          { rotates: true, window: 8 },
+        ],
+      },
+      config: { qkvBias: true, outputBias: false },
+    },
+  ],
+  [
+    'Qwen3ForCausalLM',
+    { head_dim: 16, layer_types: ['full_attention', 'full_attention'] },
+    { block: { attention: { headNorm: 'head' } }, config: { headDim: 16 } },
+  ],
+  ['Phi3ForCausalLM', { partial_rotary_factor: 0.5 }, { block: { attention: { rotaryDims: 4 } } }],
+  [
+    'GraniteForCausalLM',
+    { attention_multiplier: 0.1, embedding_multiplier: 12, residual_multiplier: 0.2, logits_scaling: 8 },
+    {
+      block: { attention: { scale: 0.1 } },
+      config: { embeddingScale: 12, residualScale: 0.2, logitScale: 0.125 },
+    },
+  ],
+  ['Olmo2ForCausalLM', {}, { block: { norm: { place: 'output' }, attention: { headNorm: 'all' } } }],
+  [
+    'MixtralForCausalLM',
+    { num_local_experts: 4, num_experts_per_tok: 2, hidden_act: 'drelu' },
+    {
+      block: {
+        ffn: { experts: { count: 4, active: 2, scoring: 'softmax', normalized: true, routerInput: 'ffn' } },
+      },
+      config: { intermediateSize: 192, activation: { kind: 'drelu', threshold: 0 } },
+    },
+  ],
+  [
+    'StableLmForCausalLM',
+    { use_qkv_bias: true, partial_rotary_factor: 0.5 },
+    {
+      block: { norm: { kind: 'layer', bias: true }, attention: { rotaryDims: 4 } },
+      config: { qkvBias: true, outputBias: false },
+    },
+  ],
+  [
+    'SmallThinkerForCausalLM',
+    {
+      hidden_act: null,
+      intermediate_size: null,
+      moe_ffn_hidden_size: 48,
+      moe_num_primary_experts: 4,
+      moe_num_active_primary_experts: 2,
+      rope_layout: [1, 0],
+      sliding_window_layout: [1, 0],
+      sliding_window_size: 8,
+    },
+    {
+      block: {
+        ffn: { experts: { count: 4, active: 2, scoring: 'sigmoid', normalized: true, routerInput: 'block' } },
+        layers: [
+          { rotates: true, window: 8 },
+          { rotates: false, window: null },
+        ],
+      },
+    },
+  ],
+];
+
+const TOKENS = Array.from({ length: 12 }, (_, i) => (i * 53 + 7) % 288);
+const merged = <T extends object>(base: T, over?: DeepPartial<T>): T =>
+  Object.fromEntries(
+    Object.entries(base).map(([key, value]) => {
+      const other = (over as Record<string, unknown> | undefined)?.[key];
+      const deep =
+        typeof value === 'object' && value !== null && !Array.isArray(value) && other !== undefined;
+      return [key, deep ? merged(value as object, other as object) : other === undefined ? value : other];
+    }),
+  ) as T;
+
+async function allRows(source: WeightSource, name: TensorName): Promise<Float32Array> {
+  const { shape } = source.tensors.get(name)!;
+  return source.readRows(name, 0, shape.length === 1 ? 1 : shape[0]);
+}
+
+describe('the table of architectures', () => {
+  it('has a case here for every row', () => {
+    expect(ROWS.map(([name]) => name).sort()).toEqual(ARCHITECTURES.map((row) => row.name).sort());
+  });
+
+  it.each(ROWS)('%s: its config is described', (name, fields, expected) => {
+    const { config } = readConfig(baseConfig(name, fields), 'config.json');
+    expect(config.block).toEqual(merged(LLAMA_BLOCK, expected.block));
+    expect(config.ends).toEqual(merged(LLAMA_ENDS, expected.ends));
+    expect(config).toMatchObject(expected.config ?? {});
+  });
+
+  it.each(ROWS)('%s: a pack holds what the files hold, and computes the same', async (name, fields) => {
+    const folder = writeModel(baseConfig(name, fields));
+    const path = join(tempFolder(), 'any.pack');
+    const source = await openModel(folder);
+    expect(source.warnings).toEqual([]);
+    await convert(source, path, { quant: 'f32', threads: 1 });
+    const pack = packSource(openPack(path));
+    expect(pack.config).toEqual(source.config);
+    expect([...pack.tensors.keys()]).toEqual([...source.tensors.keys()]);
+    for (const tensor of source.tensors.keys()) {
+      expect(await allRows(pack, tensor), tensor).toEqual(await allRows(source, tensor));
+    }
+    const { logits } = await plainForward(pack, TOKENS);
+    expect(logits.flatMap((row) => [...row]).every(Number.isFinite)).toBe(true);
+    expect(new Set(logits.map((row) => row.indexOf(Math.max(...row)))).size).toBeGreaterThan(1);
+    await pack.close();
+    await source.close();
+  });
+
+  it.each(ROWS)('%s: a tensor that is missing is named', async (name, fields) => {
+    const config = baseConfig(name, fields);
+    const tensors = randomTensors(config);
+    const lost = [...tensors.keys()].find((tensor) =>
+      /layers?\.1\..*down|h\.1\..*4h_to_h|1\..*w2|1\.fc2/.test(tensor),
+    )!;
+    tensors.delete(lost);
+    expect((await rejection(writeModel(config, tensors))).message).toContain(`tensor ${lost} is missing`);
+  });
+});
+
+describe('tensors that files keep in another form', () => {
+  const value = (tensors: ReturnType<typeof randomTensors>, name: string) => tensors.get(name)!;
+
+  it('are parts of a fused matrix by key/value head: Falcon', async () => {
+    const config = baseConfig('FalconForCausalLM', {
+      activation: 'relu',
+      new_decoder_architecture: true,
+      num_kv_heads: 2,
+      ffn_hidden_size: 48,
+      bias: true,
+    });
+    const tensors = randomTensors(config);
+    const source = await openModel(writeModel(config, tensors));
+    const fused = value(tensors, 'transformer.h.1.self_attention.query_key_value.weight').data;
+    const bias = value(tensors, 'transformer.h.1.self_attention.query_key_value.bias').data;
+    // Groups of two query heads, a key head and a value head, of 8 rows each.
+    const rows = (heads: number[]) => heads.flatMap((h) => [...fused.subarray(h * 8 * 32, (h + 1) * 8 * 32)]);
+    const values = (heads: number[]) => heads.flatMap((h) => [...bias.subarray(h * 8, (h + 1) * 8)]);
+    expect([...(await allRows(source, 'layers.1.q'))]).toEqual(rows([0, 1, 4, 5]));
+    expect([...(await allRows(source, 'layers.1.k'))]).toEqual(rows([2, 6]));
+    expect([...(await allRows(source, 'layers.1.v'))]).toEqual(rows([3, 7]));
+    expect([...(await allRows(source, 'layers.1.qBias'))]).toEqual(values([0, 1, 4, 5]));
+    expect([...(await allRows(source, 'layers.1.vBias'))]).toEqual(values([3, 7]));
+    // Any range of rows, across the groups.
+    expect(await source.readRows('layers.1.q', 13, 18)).toEqual(
+      (await allRows(source, 'layers.1.q')).slice(13 * 32, 18 * 32),
+    );
+    await source.close();
+  });
+
+  it('are one norm for both branches: Falcon-7B', async () => {
+    const config = baseConfig('FalconForCausalLM', { activation: 'relu', num_key_value_heads: null });
+    const tensors = randomTensors(config);
+    const source = await openModel(writeModel(config, tensors));
+    expect(source.config).toMatchObject({ kvHeads: 1, block: { parallel: true } });
+    expect(await allRows(source, 'layers.0.ffnNorm')).toEqual(await allRows(source, 'layers.0.attnNorm'));
+    expect(tensors.has('transformer.h.0.ln_attn.weight')).toBe(false);
+    await source.close();
+  });
+
+  it('are stacked in one matrix: Phi-3', async () => {
+    const config = baseConfig('Phi3ForCausalLM');
+    const tensors = randomTensors(config);
+    const source = await openModel(writeModel(config, tensors));
+    const { data } = value(tensors, 'model.layers.0.mlp.gate_up_proj.weight');
+    expect(await allRows(source, 'layers.0.gate')).toEqual(data.slice(0, 48 * 32));
+    expect(await allRows(source, 'layers.0.up')).toEqual(data.slice(48 * 32));
+    await source.close();
+  });
+
+  it('are experts, side by side in the layer’s neurons', async () => {
+    const config = baseConfig('MixtralForCausalLM', { num_local_experts: 3, num_experts_per_tok: 1 });
+    const tensors = randomTensors(config);
+    const source = await openModel(writeModel(config, tensors));
+    const expert = (e: number, w: string) =>
+      value(tensors, `model.layers.1.block_sparse_moe.experts.${e}.${w}.weight`).data;
+    const gate = await allRows(source, 'layers.1.gate');
+    const down = await allRows(source, 'layers.1.down');
+    for (let e = 0; e < 3; e++) {
+      expect(gate.slice(e * 48 * 32, (e + 1) * 48 * 32)).toEqual(expert(e, 'w1'));
+      for (let row = 0; row < 32; row++) {
+        expect(down.slice(row * 144 + e * 48, row * 144 + (e + 1) * 48)).toEqual(
+          expert(e, 'w2').slice(row * 48, (row + 1) * 48),
+        );
+      }
+    }
+    await source.close();
+  });
+
+  it('are norms stored less one: Nemotron', async () => {
+    const config = baseConfig('NemotronForCausalLM', { hidden_act: 'relu2' });
+    const tensors = randomTensors(config);
+    const source = await openModel(writeModel(config, tensors));
+    const stored = value(tensors, 'model.layers.0.input_layernorm.weight').data;
+    expect(await allRows(source, 'layers.0.attnNorm')).toEqual(stored.map((v) => v + 1));
+    expect(await allRows(source, 'layers.0.attnNormBias')).toEqual(
+      value(tensors, 'model.layers.0.input_layernorm.bias').data,
+    );
+    await source.close();
+  });
+
+  it('are multiplied with the norm before them: BitNet’s down', async () => {
+    const config = baseConfig('BitNetForCausalLM', { hidden_act: 'relu2' });
+    const tensors = randomTensors(config);
+    const source = await openModel(writeModel(config, tensors));
+    const down = value(tensors, 'model.layers.0.mlp.down_proj.weight').data;
+    const norm = value(tensors, 'model.layers.0.mlp.ffn_sub_norm.weight').data;
+    expect(await allRows(source, 'layers.0.down')).toEqual(down.map((v, i) => v * norm[i % 48]));
+    await source.close();
+  });
+});
+
+describe('packed ternary weights', () => {
+  const quantization_config = {
+    quant_method: 'bitnet',
+    linear_class: 'autobitlinear',
+    quantization_mode: 'offline',
+  };
+  const config = baseConfig('BitNetForCausalLM', { hidden_act: 'relu2', quantization_config });
+  const code = (row: number, col: number) => (row * 5 + col * 3) % 3;
+
+  /** Every projection as four ternary values a byte, and its scale. */
+  function write(
+    fields: Record<string, unknown> = {},
+    bend: (bytes: Uint8Array, name: string) => void = () => {},
+  ): string {
+    const folder = writeModel({ ...config, ...fields });
+    const plain = randomTensors(config);
+    const stored = [...plain].flatMap(
+      ([name, { shape, data }]): [string, { dtype: string; shape: number[]; bytes: Uint8Array }][] => {
+        if (!/_proj\.weight$/.test(name))
+          return [[name, { dtype: 'F32', shape, bytes: encodeTensor(data, 'F32') }]];
+        const [rows, cols] = [shape[0] / 4, shape[1]];
+        const bytes = new Uint8Array(rows * cols);
+        for (let r = 0; r < shape[0]; r++)
+          for (let c = 0; c < cols; c++)
+            bytes[(r % rows) * cols + c] |= code(r, c) << (2 * Math.floor(r / rows));
+        bend(bytes, name);
+        const scale = encodeTensor(Float32Array.of(0.5), 'F32');
+        return [
+          [name, { dtype: 'U8', shape: [rows, cols], bytes }],
+          [`${name}_scale`, { dtype: 'F32', shape: [1], bytes: scale }],
+        ];
+      },
+    );
+    writeFileSync(join(folder, 'model.safetensors'), safetensorsBytes(stored));
+    return folder;
+  }
+
+  it('are unpacked and scaled', async () => {
+    const source = await openModel(write());
+    expect(source.tensors.get('layers.0.gate')!.dtype).toBe('ternary');
+    const gate = await allRows(source, 'layers.0.gate');
+    expect([...gate]).toEqual(
+      Array.from({ length: 48 * 32 }, (_, i) => (code(Math.floor(i / 32), i % 32) - 1) * 0.5),
+    );
+    expect(await source.readRows('layers.0.gate', 10, 27)).toEqual(gate.slice(10 * 32, 27 * 32));
+    await source.close();
+  });
+
+  it('of the older kind are divided by the scale', async () => {
+    const source = await openModel(write({ quantization_config: { quant_method: 'bitnet' } }));
+    expect(new Set(await allRows(source, 'layers.0.o'))).toEqual(new Set([-2, 0, 2]));
+    await source.close();
+  });
+
+  it('become q4 unless asked otherwise, without a loss', async () => {
+    const source = await openModel(write());
+    const path = join(tempFolder(), 'ternary.pack');
+    const header = await convert(source, path, { quant: null });
+    expect(header.quant).toBe('q4');
+    expect(header.converted).toContainEqual({ role: 'gate', from: 'ternary', to: 'q4', tensors: 2 });
+    const pack = packSource(openPack(path));
+    const [before, after] = [await allRows(source, 'layers.1.gate'), await allRows(pack, 'layers.1.gate')];
+    before.forEach((v, i) => expect(Math.abs(after[i] - v)).toBeLessThan(0.5 / 128));
+    await pack.close();
+    await source.close();
+  });
+
+  it('with a code that is none are refused, naming the tensor', async () => {
+    const source = await openModel(
+      write({}, (bytes, name) => void (name.includes('1.mlp.gate') && (bytes[100] |= 3))),
+    );
+    await expect(allRows(source, 'layers.1.gate')).rejects.toThrow(
+      /layers.1.mlp.gate_proj.weight, row 3: a packed code of 3/,
+    );
+    await source.close();
+  });
+
+  it('without their scale are refused', async () => {
+    const folder = write();
+    const tensors = randomTensors(config);
+    const packed = [...tensors].map(
+      ([name, { shape, data }]) => [name, { dtype: 'F32', shape, bytes: encodeTensor(data, 'F32') }] as const,
+    );
+    const bytes = { dtype: 'U8', shape: [8, 32], bytes: new Uint8Array(256) };
+    writeFileSync(
+      join(folder, 'model.safetensors'),
+      safetensorsBytes(packed.map(([n, t]) => [n, /0.self_attn.q_proj/.test(n) ? bytes : t])),
+    );
+    expect((await rejection(folder)).message).toContain('layers.0.self_attn.q_proj.weight_scale is missing');
+  });
+});
+
+describe('what a row does not support is refused in one line', () => {
+  it.each<[string, Record<string, unknown>, RegExp]>([
+    ['FalconForCausalLM', { activation: 'relu', alibi: true }, /alibi positions is not supported/],
+    ['FalconForCausalLM', { hidden_act: null }, /hidden_act "gelu" is not supported/],
+    ['OPTForCausalLM', { ffn_dim: 48, layer_norm_elementwise_affine: false }, /norms without weights/],
+    [
+      'Phi3ForCausalLM',
+      { rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [1] } },
+      /rope scaling "longrope"/,
+    ],
+    ['MixtralForCausalLM', {}, /without num_local_experts/],
+    ['MixtralForCausalLM', { num_local_experts: 2, num_experts_per_tok: 3 }, /3 active experts of 2/],
+    ['SmallThinkerForCausalLM', { hidden_act: null }, /without moe_num_primary_experts/],
+    [
+      'SmallThinkerForCausalLM',
+      { hidden_act: null, num_local_experts: 4, num_experts_per_tok: 2, rope_layout: [1] },
+      /another length/,
+    ],
+    [
+      'LlamaForCausalLM',
+      { quantization_config: { quant_method: 'gptq' } },
+      /quantization_config: weights that are already quantised/,
+    ],
+    [
+      'BitNetForCausalLM',
+      { quantization_config: { quant_method: 'bitnet', quantization_mode: 'online' } },
+      /become ternary when the model runs/,
+    ],
+    ['StableLmForCausalLM', { qk_layernorm: true }, /qk_layernorm is not supported/],
+    [
+      'LlamaForCausalLM',
+      { rope_parameters: { full_attention: { rope_type: 'default' } } },
+      /each kind of layer/,
+    ],
+    ['Phi3ForCausalLM', { partial_rotary_factor: 0.4 }, /3 of 8 head dimensions rotate/],
+  ])('%s with %j', (name, fields, message) => {
+    expect(() => readConfig(baseConfig(name, fields), 'config.json')).toThrow(message);
+  });
+});
