@@ -124,7 +124,7 @@ export async function plannedHeader(source: WeightSource, quant: WeightFormat | 
  * Neurons of a mixture: those of the chosen experts are candidates, half of them active where the activation has
  * zeros (as estimates assume elsewhere). Which experts is not known, so all are equally likely.
  */
-function expertActivity(header: PackHeader): LayerActivity[] {
+export function expertActivity(header: PackHeader): LayerActivity[] {
   const { block, activation, intermediateSize } = header.config;
   const { experts } = block.ffn;
   if (experts === null) return [];

@@ -7,7 +7,7 @@ import { formatBytes } from '../io/progress.js';
 import { WEIGHT_FORMATS, type WeightFormat } from '../kernels/layout.js';
 import type { WeightSource } from '../model/types.js';
 import type { CliContext } from './context.js';
-import { plannedHeader } from './estimate.js';
+import { expertActivity, plannedHeader } from './estimate.js';
 import { outputOptions } from './options.js';
 import { oneOf } from './parse.js';
 
@@ -17,6 +17,9 @@ interface PullFlags {
   estimate?: boolean;
   force?: boolean;
 }
+
+/** An estimate needs no more: whoever wants exact figures runs `bench`. */
+const ESTIMATE_SAMPLES = 2;
 
 /** What `pull` says about a model before its weights come. */
 interface PullEstimate {
@@ -98,9 +101,10 @@ async function estimateModel(
     import('../profiler/placement-costs.js'),
   ]);
   const header = await plannedHeader(model, quant);
-  const cpuBytesPerSecond = (await BandwidthProbe.measure(selectKernels('auto'))) * 1e9;
+  const cpuBytesPerSecond = 1e9 * (await BandwidthProbe.measure(selectKernels('auto'), ESTIMATE_SAMPLES));
   const dense = header.config.activation.kind === 'silu';
-  const activity = planActivity(null, header, dense ? 'dense' : 'exact');
+  const experts = expertActivity(header);
+  const activity = experts.length > 0 ? experts : planActivity(null, header, dense ? 'dense' : 'exact');
   const hardware = { cpuBytesPerSecond, gpuBytesPerSecond: cpuBytesPerSecond, crossingSeconds: 1 };
   const { cpuOnly } = await estimatePlacement({ header, activity }, hardware, 0);
   const memoryBytes = totalmem();

@@ -1,10 +1,12 @@
 /** One model behind the API: its backend, its prompts' thread, its queue, and what constraining its tokens needs. */
 import { TokenMasks, type Node } from '../constrain/index.js';
+import { HybridError } from '../errors.js';
 import { parseStrictJson } from '../io/strict-json.js';
 import { byteSpelling, tokenBytes } from '../model/token-bytes.js';
 import { checkTokenizerJson, invalid } from '../model/tokenizer-schema.js';
 import { Admission } from './admission.js';
 import type { Backend } from './backend.js';
+import type { EncodeTask } from './encode-worker.js';
 import { Encoder } from './encoder.js';
 import type { ServeLimits } from './limits.js';
 import { PLAIN_STOPS, PLAIN_TEMPLATE } from './plain-template.js';
@@ -13,6 +15,8 @@ import { toolFormatOf, type ToolFormat } from './tool-format.js';
 /** `plain` (plain-template.ts), or Jinja source; null: the model's own. */
 export type TemplateChoice = string | null;
 
+/** Normalisers may make a text shorter before it is cut into tokens. */
+const SHRINK = 2;
 const MAX_TOKENIZER_VALUES = 1 << 23;
 
 export class ServedModel {
@@ -25,6 +29,7 @@ export class ServedModel {
   /** By id; control tokens as their names. */
   private readonly bytes: readonly (Uint8Array | undefined)[];
   private readonly masks: TokenMasks;
+  private readonly mostCharacters: number;
 
   constructor(
     readonly backend: Backend,
@@ -41,12 +46,30 @@ export class ServedModel {
       parseStrictJson(files.tokenizerJson, 'tokenizer.json', invalid, MAX_TOKENIZER_VALUES),
     );
     this.bytes = tokenBytes(checked, byteSpelling(checked));
+    const longest = this.bytes.reduce((most, part) => Math.max(most, part?.length ?? 0), 1);
+    this.mostCharacters = SHRINK * longest * backend.contextLength;
     const control = new Set(checked.added.filter((token) => token.special).map((token) => token.id));
     this.masks = new TokenMasks({
       size: backend.vocabSize,
       bytes: this.bytes.map((part, id) => (control.has(id) ? undefined : part)),
       endIds: backend.eosIds,
     });
+  }
+
+  /**
+   * A prompt's tokens. What could not fit whatever its tokens are is refused before it is encoded: a megabyte
+   * takes seconds, and other prompts would wait.
+   * @throws HybridError CONTEXT_FULL, TEMPLATE_INVALID, TOKENIZER_INVALID
+   */
+  async encode(task: EncodeTask): Promise<number[]> {
+    const length = lengthOf(task);
+    if (length > this.mostCharacters) {
+      throw new HybridError(
+        'CONTEXT_FULL',
+        `the prompt has ${length} characters, the context holds ${this.backend.contextLength} tokens`,
+      );
+    }
+    return this.encoder.encode(task);
   }
 
   get name(): string {
@@ -66,3 +89,8 @@ export class ServedModel {
     await this.backend.close();
   }
 }
+
+const lengthOf = (task: EncodeTask): number =>
+  task.kind === 'text'
+    ? task.text.length
+    : task.conversation.messages.reduce((sum, message) => sum + message.content.length, 0);

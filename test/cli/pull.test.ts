@@ -24,36 +24,40 @@ afterAll(() => server.close());
 const snapshots = () => tree(scratch('hf')).filter((path) => path.includes('/snapshots/'));
 
 describe('pull', () => {
-  it('killed in the middle leaves nothing that looks whole, and goes on from there', async () => {
-    const half = Math.floor(weights.length / 2);
-    server.fault = (seen, response, content) => {
-      if (seen.host !== 'storage' || seen.range !== undefined || !content) return false;
-      response.writeHead(200, { 'content-length': content.length });
-      response.write(content.subarray(0, half)); // and then nothing more
-      return true;
-    };
-    const child = start(['pull', REPOSITORY]);
-    const outcome = finished(child);
-    const part = scratch(`hf/hub/models--tester--tiny-model/blobs/${sha256(weights)}.part`);
-    while (sizeOf(part) < half) await new Promise((done) => setTimeout(done, 20));
-    child.kill('SIGKILL');
-    expect((await outcome).code).toBe(137);
-    expect(snapshots()).toEqual([]);
-    expect((await json<{ error: { hint: string } }>(['inspect', `hf:${REPOSITORY}`])).error.hint).toContain(
-      'hybrid-infer pull',
-    );
+  it(
+    'killed in the middle leaves nothing that looks whole, and goes on from there',
+    { timeout: 180_000 },
+    async () => {
+      const half = Math.floor(weights.length / 2);
+      server.fault = (seen, response, content) => {
+        if (seen.host !== 'storage' || seen.range !== undefined || !content) return false;
+        response.writeHead(200, { 'content-length': content.length });
+        response.write(content.subarray(0, half)); // and then nothing more
+        return true;
+      };
+      const child = start(['pull', REPOSITORY]);
+      const outcome = finished(child);
+      const part = scratch(`hf/hub/models--tester--tiny-model/blobs/${sha256(weights)}.part`);
+      while (sizeOf(part) < half) await new Promise((done) => setTimeout(done, 20));
+      child.kill('SIGKILL');
+      expect((await outcome).code).toBe(137);
+      expect(snapshots()).toEqual([]);
+      expect((await json<{ error: { hint: string } }>(['inspect', `hf:${REPOSITORY}`])).error.hint).toContain(
+        'hybrid-infer pull',
+      );
 
-    server.fault = () => false;
-    const again = await json<{ path: string; downloadedBytes: number; estimate: object }>([
-      'pull',
-      REPOSITORY,
-    ]);
-    expect(again.code).toBe(0);
-    expect(server.seen.at(-1)!.range).toBe(`bytes=${half}-`);
-    expect(again.downloadedBytes).toBe(weights.length - half);
-    expect(readFileSync(join(again.path, 'model.safetensors')).equals(weights)).toBe(true);
-    expect(again.estimate).toMatchObject({ quant: 'q8', fits: true, tokensPerSecond: expect.any(Number) });
-  });
+      server.fault = () => false;
+      const again = await json<{ path: string; downloadedBytes: number; estimate: object }>([
+        'pull',
+        REPOSITORY,
+      ]);
+      expect(again.code).toBe(0);
+      expect(server.seen.at(-1)!.range).toBe(`bytes=${half}-`);
+      expect(again.downloadedBytes).toBe(weights.length - half);
+      expect(readFileSync(join(again.path, 'model.safetensors')).equals(weights)).toBe(true);
+      expect(again.estimate).toMatchObject({ quant: 'q8', fits: true, tokensPerSecond: expect.any(Number) });
+    },
+  );
 
   it('says what it needs before the download, and with --estimate nothing else', async () => {
     await cli(['rm', REPOSITORY]);

@@ -22,9 +22,6 @@ afterEach(async () => {
 
 const COMPLETIONS = '/v1/completions';
 const ask = (fields: object): object => ({ model: MODEL, prompt: 'x', max_tokens: 1, ...fields });
-/** Far above what an answer takes here; a stack overflow or a timeout would be seconds. */
-const SOON_MS = 3000;
-
 async function refused(
   body: unknown,
   status: number,
@@ -32,12 +29,10 @@ async function refused(
   headers: Record<string, string> = {},
   path = COMPLETIONS,
 ) {
-  const began = performance.now();
   const response = await s.post(path, body, headers);
   const { error } = (await response.json()) as {
     error: { message: string; type: string; param: unknown; code: unknown };
   };
-  expect(performance.now() - began).toBeLessThan(SOON_MS);
   expect([response.status, error.message]).toEqual([status, expect.stringMatching(message)]);
   expect(Object.keys(error)).toEqual(['message', 'type', 'param', 'code']);
 }
@@ -52,7 +47,6 @@ describe('a body', () => {
       more();
     });
     expect(answer.status).toBe(413);
-    expect(answer.ms).toBeLessThan(SOON_MS);
     expect(JSON.parse(answer.body)).toHaveProperty('error.message');
   });
 
@@ -210,13 +204,16 @@ describe('a conversation', () => {
     }
   });
 
-  it('of a million characters is bounded', async () => {
-    const began = performance.now();
-    const response = await s.post('/v1/chat/completions', {
-      messages: [{ role: 'user', content: 'a'.repeat(1_000_000) }],
-    });
-    expect(response.status).toBe(400);
-    expect(performance.now() - began).toBeLessThan(10_000);
+  it('of a million characters is refused before it is encoded', async () => {
+    const content = 'a'.repeat(1_000_000);
+    await refused(
+      { messages: [{ role: 'user', content }] },
+      400,
+      /1000000 characters/,
+      {},
+      '/v1/chat/completions',
+    );
+    await refused({ prompt: content }, 400, /1000000 characters/);
   });
 });
 

@@ -4,7 +4,6 @@ import { connect, type Socket } from 'node:net';
 export interface RawAnswer {
   status: number;
   body: string;
-  ms: number;
 }
 
 /**
@@ -13,7 +12,6 @@ export interface RawAnswer {
  */
 export function raw(url: string, send: (socket: Socket) => void): Promise<RawAnswer> {
   const { hostname, port } = new URL(url);
-  const began = performance.now();
   return new Promise((resolve, reject) => {
     let text = '';
     const socket = connect(Number(port), hostname, () => send(socket));
@@ -22,7 +20,6 @@ export function raw(url: string, send: (socket: Socket) => void): Promise<RawAns
       resolve({
         status,
         body: text.split('\r\n\r\n').slice(1).join('\r\n\r\n'),
-        ms: performance.now() - began,
       });
     };
     socket.on('data', (chunk) => {

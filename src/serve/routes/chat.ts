@@ -78,7 +78,7 @@ export async function chat(c: ServeContext, service: Service): Promise<Response>
   if (n > service.limits.choices)
     throw invalidRequest(`n: ${n} choices, at most ${service.limits.choices}`, 'n', 'invalid_value');
   const sampling = samplingOf(model, body, maxTokensOf(body));
-  const prompt = await model.encoder.encode({
+  const prompt = await model.encode({
     kind: 'chat',
     conversation: {
       messages: toTemplateMessages(body.messages),

@@ -133,7 +133,7 @@ async function encodePrompts(model: ServedModel, prompt: Prompt): Promise<number
           throw invalidRequest(`prompt: ${wrong} is no token, ids end at ${vocabSize - 1}`, 'prompt');
         return item;
       }
-      const ids = await model.encoder.encode({ kind: 'text', text: item });
+      const ids = await model.encode({ kind: 'text', text: item });
       if (ids.length > 0) return ids;
       if (bosId === null)
         throw invalidRequest('prompt: it is empty and the model has no begin token', 'prompt');

@@ -30,7 +30,7 @@ export async function embeddings(c: ServeContext, service: Service): Promise<Res
     typeof body.input === 'string' || typeof body.input[0] === 'number' ? [body.input] : body.input;
   const prompts = await Promise.all(
     (list as (string | number[])[]).map((item) =>
-      typeof item === 'string' ? model.encoder.encode({ kind: 'text', text: item }) : item,
+      typeof item === 'string' ? model.encode({ kind: 'text', text: item }) : item,
     ),
   );
   for (const [i, prompt] of prompts.entries()) {

@@ -121,7 +121,7 @@ export async function responses(c: ServeContext, service: Service): Promise<Resp
   const { grammar, tools: calling } = constraintOf(model, tools, choice, formatOf(body));
   const sampling = samplingOf(model, body, { value: body.max_output_tokens, field: 'max_output_tokens' });
   const messages = toTemplateMessages(messagesOf(body));
-  const prompt = await model.encoder.encode({
+  const prompt = await model.encode({
     kind: 'chat',
     conversation: { messages, tools: calling ? templateTools(tools) : undefined },
   });
