@@ -108,19 +108,24 @@ async function compareOne(
 interface KernelSpeeds {
   rowBytes: number;
   dot: number;
-  dotList: number;
-  sumRows: number;
+  dotLists: number;
+  sumLists: number;
   records: number;
 }
 
 async function kernelSpeeds(cols: number): Promise<KernelSpeeds> {
-  const cases = ['dot', 'dotList', 'sumRows', 'records'] as const;
+  const cases = ['dot', 'dotLists', 'sumLists', 'records'] as const;
   const rows = await benchKernels(selectKernels('auto'), { formats: [QUANT], cases, cols });
   const speed = (name: (typeof cases)[number]): number =>
     1000 * rows.find((row) => row.case === name)!.gbPerSecond;
   return {
     rowBytes: rowBytes(QUANT, cols),
-    ...{ dot: speed('dot'), dotList: speed('dotList'), sumRows: speed('sumRows'), records: speed('records') },
+    ...{
+      dot: speed('dot'),
+      dotLists: speed('dotLists'),
+      sumLists: speed('sumLists'),
+      records: speed('records'),
+    },
   };
 }
 
@@ -137,9 +142,9 @@ function stepTimes(
   const all = intermediateSize * speeds.rowBytes;
   const some = active * speeds.rowBytes;
   const time = (dense: number, sparse: number): StepTime => ({ dense, sparse, times: dense / sparse });
-  const upList = some / speeds.dotList;
+  const upList = some / speeds.dotLists;
   return {
     s2: time(all / speeds.dot, upList),
-    s3: time(all / speeds.sumRows, Math.max((2 * some) / speeds.records - upList, some / speeds.sumRows)),
+    s3: time(all / speeds.sumLists, Math.max((2 * some) / speeds.records - upList, some / speeds.sumLists)),
   };
 }
