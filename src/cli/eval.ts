@@ -1,7 +1,5 @@
 /** `eval`: how good the model is on a text in the chosen FFN mode, and what its layers skipped. */
 import { Option, type Command } from 'commander';
-import type { HybridModel as Model } from '../api/hybrid-model.js';
-import type { Engine } from '../engine/engine.js';
 import { UsageError } from '../errors.js';
 import type { Evaluation } from '../evaluate/evaluate.js';
 import type { CliContext } from './context.js';
@@ -94,17 +92,12 @@ async function evalCommand(
   ]);
   const load = loadOptions(context, flags);
   const model = await HybridModel.load(path, load);
-  let dense: Model | null = null;
   try {
     // Special tokens are no part of the text, as in the usual definition.
     const ids = model.tokenizer.encode(text, { addSpecial: false }).slice(0, flags.tokens);
-    if (flags.dense && needsDenseEngine(model.engine)) {
-      dense = await HybridModel.load(path, { ...load, ffn: 'dense' });
-    }
     const result = await evaluate(model.engine, ids, {
       window: flags.window,
       compare: flags.dense,
-      dense: dense?.engine,
       signal: context.signal,
       onProgress: (done, total) => context.progress.report({ stage: 'eval', done, total, unit: 'tokens' }),
     });
@@ -122,14 +115,9 @@ async function evalCommand(
     if (context.json) context.printJson({ model: model.name, ffnMode: model.engine.ffn, ...result });
     else context.print(toText(result));
   } finally {
-    await dense?.close();
     await model.close();
   }
 }
-
-/** Predicted layers can run without their predictors; `exact` alone has nothing to be compared with. */
-const needsDenseEngine = (engine: Engine): boolean =>
-  engine.layout.layers.every((layer) => layer.mode === 'exact');
 
 function toText(result: Evaluation): string {
   const share = (value: number | null): string => (value === null ? '-' : percent(value));

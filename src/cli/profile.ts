@@ -5,8 +5,8 @@ import { formatBytes } from '../io/progress.js';
 import type { KernelBackend } from '../kernels/kernels.js';
 import type { WeightFormat } from '../kernels/layout.js';
 import { PREDICTOR_KINDS, type PredictorKind } from '../predictor/types.js';
-import type { Target } from '../profiler/options.js';
-import type { ProfileResult } from '../profiler/profile.js';
+import type { ProfileOptions, Target } from '../profiler/options.js';
+import type { HotResult, ProfileResult, RunFigures } from '../profiler/profile.js';
 import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
 import { layerTable } from './layer-table.js';
@@ -18,6 +18,7 @@ import { readTextFile } from './text-file.js';
 interface ProfileFlags {
   text?: string[];
   quick?: boolean;
+  hotOnly?: boolean;
   tokens?: number;
   samples?: number;
   window?: number;
@@ -44,7 +45,17 @@ export function registerProfile(program: Command, context: CliContext): void {
     .description('Record which neurons fire, train predictors, choose thresholds, plan every layer.')
     .argument('[model]', 'model folder, .gguf file or pack (default: the demo model)')
     .option('--text <file>', 'text to read; may be repeated (default: the model writes its own)', collect)
-    .option('--quick', 'fewer tokens and samples')
+    .option('--quick', 'fewer tokens and samples, no training')
+    .addOption(
+      new Option('--hot-only', 'frequencies for ordering and placing neurons, no predictor').conflicts([
+        'report',
+        'predictor',
+        'rank',
+        'recall',
+        'maxPplIncrease',
+        'samples',
+      ]),
+    )
     .addOption(whole('--tokens <n>', 'most tokens to record', '--tokens', 1, 2 ** 31 - 1))
     .addOption(whole('--samples <n>', 'most tokens to train on', '--samples', 1, 2 ** 31 - 1))
     .addOption(whole('--window <n>', 'tokens that are read together', '--window', 2, 2 ** 24))
@@ -66,7 +77,7 @@ export function registerProfile(program: Command, context: CliContext): void {
         byteSize('--memory'),
       ),
     )
-    .option('--device <provider>', 'execution provider for training (default: cpu)')
+    .option('--device <provider>', 'execution provider for the products of fitting, such as webgpu or cuda (default: cpu)')
     .option('-o, --out <folder>', 'where profiles/ and predictors/ are; with --merge: the file to write', '.')
     .option('--report <file>', 'write an HTML report')
     .addOption(
@@ -91,6 +102,7 @@ An interrupted run goes on where it was when it is started again.
 Examples:
   hybrid-infer profile --quick
   hybrid-infer profile ./prosparse-7b --text wiki.txt --report prosparse.html
+  hybrid-infer profile model.hpack --hot-only
   hybrid-infer profile model.hpack --max-ppl-increase 0.5% --out artifacts
   hybrid-infer profile --merge monday.profile tuesday.profile -o both.profile`;
 
@@ -107,8 +119,8 @@ async function profileCommand(
   if (flags.samples && flags.tokens && flags.samples > flags.tokens) {
     throw new UsageError(`--samples ${flags.samples} is more than --tokens ${flags.tokens}`);
   }
-  const { profile } = await import('../profiler/profile.js');
-  const result = await profile(path, flags.out, flags.quant ?? null, {
+  const { profile, profileHot } = await import('../profiler/profile.js');
+  const options: ProfileOptions = {
     texts,
     quick: flags.quick,
     tokens: flags.tokens,
@@ -125,7 +137,16 @@ async function profileCommand(
     signal: context.signal,
     onProgress: context.progress.report,
     onWarning: (message) => context.warn(message),
-  });
+    onNote: (message) => context.note(message),
+  };
+  if (flags.hotOnly) {
+    const hot = await profileHot(path, flags.out, flags.quant ?? null, options);
+    context.progress.finish();
+    if (context.json) context.printJson(hotToJson(hot));
+    else context.print(hotToText(hot));
+    return;
+  }
+  const result = await profile(path, flags.out, flags.quant ?? null, options);
   if (flags.report !== undefined) {
     const { writeHtmlReport } = await import('../report/html.js');
     await writeHtmlReport(flags.report, result);
@@ -180,30 +201,83 @@ function toJson(result: ProfileResult, report: string | null): object {
     provenance: result.predictor.provenance,
     memory: result.memory,
     seconds: result.seconds,
+    fitSeconds: result.fitSeconds,
+    recordTokensPerSecond: result.recordTokensPerSecond,
   };
 }
 
+function hotToJson({ artifacts, profile, memory, seconds, recordTokensPerSecond }: HotResult): object {
+  return {
+    model: profile.model.name,
+    artifacts: { ...artifacts, predictor: null, report: null },
+    layers: profile.layers.map(({ sparsity, dead, alwaysOn }, l) => ({ layer: l, sparsity, dead, alwaysOn })),
+    provenance: profile.sources[0],
+    memory,
+    seconds,
+    recordTokensPerSecond,
+  };
+}
+
+function hotToText(result: HotResult): string {
+  const { profile, artifacts } = result;
+  const mean = profile.layers.reduce((sum, { sparsity }) => sum + sparsity, 0) / profile.layers.length;
+  return [
+    `${profile.model.name}: ${profile.tokens} tokens counted, sparsity ${percent(mean)}`,
+    ...costLines(result),
+    artifacts.profile,
+  ].join('\n');
+}
+
+/** Seconds by stage, memory, and the speed of recording. */
+function costLines({ seconds, memory, recordTokensPerSecond }: RunFigures): string[] {
+  const total = Object.values(seconds).reduce((a, b) => a + b, 0);
+  const stages = Object.entries(seconds).map(([stage, value]) => `${stage} ${value.toFixed(1)}`);
+  return [
+    `${total.toFixed(1)} s (${stages.join(', ')}), at most ${formatBytes(memory.peakBytes)} of memory` +
+      (recordTokensPerSecond === null ? '' : `, recorded ${recordTokensPerSecond.toFixed(0)} tokens/s`),
+  ];
+}
+
+/** What was left out before it was built for all neurons, and how far it was from the best. */
+function screenedLines({ attempts }: ProfileResult): string[] {
+  const of = new Map<string, { over: number[]; error: number }>();
+  for (const { kind, format, rank, from, over, overError } of attempts.flat()) {
+    if (from === 'all') continue;
+    const name = kind === 'sketch' ? `sketch ${format}` : `${kind} ${rank}`;
+    const known = of.get(name) ?? { over: [], error: 0 };
+    known.over.push(over);
+    known.error = Math.max(known.error, overError);
+    of.set(name, known);
+  }
+  return [...of].map(([name, { over, error }]) => {
+    const range = `${percent(Math.min(...over))} to ${percent(Math.max(...over))}`;
+    const sure = error > 0 ? `, ± ${percent(error)}` : ', estimated in its favour';
+    return `not built: ${name} in ${over.length} layers, its FFN dearer by ${range}${sure}`;
+  });
+}
+
 function toText(result: ProfileResult, report: string | undefined): string {
-  const { predictor, evaluation: e, seconds } = result;
+  const { predictor, evaluation: e } = result;
   const { provenance } = predictor;
   const text = provenance.selfWritten
     ? 'text the model wrote'
     : provenance.texts.map((t) => t.name).join(', ');
-  const total = Object.values(seconds).reduce((a, b) => a + b, 0);
   const ffn = predictor.layers.reduce((sum, { bytes, mode }) => sum + bytes[mode], 0);
   const exact = predictor.layers.reduce((sum, { bytes }) => sum + bytes.exact, 0);
   const change =
     e.densePerplexity === null ? '' : ` (${percent(e.perplexity / e.densePerplexity - 1)} from dense)`;
   return [
     `${predictor.model.name}: ${provenance.tokens} tokens of ${text}, ` +
-      `${provenance.heldOutSamples} of ${provenance.samples} samples held out; target ${result.target}`,
+      `${provenance.samples} samples; target ${result.target}`,
+    `figures: ${provenance.heldOutSamples} samples that neither trained nor chose anything`,
     '',
     layerTable(predictor.layers),
     '',
     `perplexity ${e.perplexity.toFixed(4)}${change}, KL divergence ${e.klDivergence?.toExponential(2) ?? '-'}, ` +
       `top-1 agreement ${e.top1Agreement === null ? '-' : percent(e.top1Agreement)}, on held-out text`,
     `FFN weights per token: ${formatBytes(ffn)}, ${percent(ffn / exact)} of what exact reads`,
-    `${total.toFixed(1)} s, at most ${formatBytes(result.memory.peakBytes)} of memory`,
+    ...screenedLines(result),
+    ...costLines(result),
     ...Object.values(result.artifacts),
     ...(report === undefined ? [] : [report]),
   ].join('\n');

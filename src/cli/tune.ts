@@ -13,8 +13,9 @@ import { table } from './table.js';
 import { readTextFile } from './text-file.js';
 
 interface TuneFlags {
-  text: string;
-  tokens: number;
+  text?: string;
+  tokens?: number;
+  seed?: number;
   window?: number;
   targets?: number[];
   recall?: number;
@@ -31,11 +32,17 @@ export function registerTune(program: Command, context: CliContext): void {
     .command('tune')
     .description('Sweep the thresholds with real evaluations and keep the best point.')
     .argument('[model]', 'model folder, .gguf file or pack (default: the demo model)')
-    .requiredOption('--text <file>', 'text to measure on; not the text that was profiled')
+    .option('--text <file>', 'text to measure on; not the text that was profiled (default: the model writes its own)')
     .addOption(
-      new Option('--tokens <n>', 'use the first n tokens of the text')
-        .argParser(wholeNumber('--tokens', 2, 2 ** 31 - 1))
-        .default(16_384),
+      new Option(
+        '--tokens <n>',
+        'use the first n tokens of the text, or write so many (default: by the size of the model, at most 16384)',
+      ).argParser(wholeNumber('--tokens', 2, 2 ** 31 - 1)),
+    )
+    .addOption(
+      new Option('--seed <n>', 'of the text the model writes (default: 1000)').argParser(
+        wholeNumber('--seed', 0, 2 ** 32 - 1),
+      ),
     )
     .addOption(
       new Option('--window <n>', 'tokens that are scored together').argParser(
@@ -70,6 +77,7 @@ export function registerTune(program: Command, context: CliContext): void {
 
 const EXAMPLES = `
 Examples:
+  hybrid-infer tune
   hybrid-infer tune --text valid.txt
   hybrid-infer tune ./prosparse-7b --text wiki.txt --max-ppl-increase 0.5% --json`;
 
@@ -78,9 +86,9 @@ async function tuneCommand(
   argument: string | undefined,
   flags: TuneFlags,
 ): Promise<void> {
-  const text = readTextFile(flags.text, '--text');
+  const text = flags.text === undefined ? null : readTextFile(flags.text, '--text');
   const path = modelPath(argument);
-  const [{ tune }, { packFor }, { openPack }, { createTokenizer }] = await Promise.all([
+  const [{ tune, sweepTokens }, { packFor }, { openPack }, { createTokenizer }] = await Promise.all([
     import('../profiler/tune.js'),
     import('../pack/cache.js'),
     import('../pack/reader.js'),
@@ -92,13 +100,18 @@ async function tuneCommand(
     await packFor(path, flags.quant ?? null, { ...shared, onWarning: (message) => context.warn(message) }),
   );
   try {
-    const tokenizer = createTokenizer(pack.header.tokenizer);
-    const ids = tokenizer.encode(text, { addSpecial: false }).slice(0, flags.tokens);
+    const tokens = flags.tokens ?? sweepTokens(pack.header);
+    const ids =
+      text === null
+        ? null
+        : createTokenizer(pack.header.tokenizer).encode(text, { addSpecial: false }).slice(0, tokens);
     const { recall, maxPplIncrease } = flags;
     const result = await tune(pack, ids, {
       ...shared,
       kernels,
       window: flags.window,
+      tokens,
+      seed: flags.seed,
       targets: flags.targets,
       profile: flags.profile,
       predictor: flags.predictor,
@@ -156,6 +169,7 @@ function toText({ path, predictor, curve, chosen }: TuneResult): string {
     '',
     layerTable(predictor.layers),
     '',
+    'recall and sparsity of the layers: on text that did not choose the thresholds',
     `wrote ${path}: recall ${chosen.target}`,
   ].join('\n');
 }

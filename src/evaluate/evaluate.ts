@@ -7,9 +7,7 @@ import { Scores, windows } from './perplexity.js';
 export interface EvaluateOptions {
   /** Tokens that are scored together. @default 256, or the context if that is shorter */
   window?: number;
-  /** Dense engine of the same pack to compare with. @default the engine itself without its predictors */
-  dense?: Engine;
-  /** Compare with dense at all. @default true */
+  /** Compare with the same engine in mode `dense`. @default true */
   compare?: boolean;
   signal?: AbortSignal;
   onProgress?: (done: number, total: number) => void;
@@ -51,52 +49,68 @@ export async function evaluate(
   ids: readonly number[],
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
+  const [result] = await evaluateSettings(engine, ids, [async () => {}], options);
+  return result;
+}
+
+/**
+ * Several settings of one engine (modes, thresholds) on one text; the dense reference is computed once for all.
+ * @param settings each brings the engine into its setting; called again for every window
+ * @returns one evaluation for each; the engine is left in the last setting
+ * @throws UsageError when the text has not one window of tokens
+ */
+export async function evaluateSettings(
+  engine: Engine,
+  ids: readonly number[],
+  settings: readonly (() => Promise<void>)[],
+  options: EvaluateOptions = {},
+): Promise<Evaluation[]> {
   const { signal, compare = true } = options;
   const { layout } = engine;
   const length = options.window ?? Math.min(DEFAULT_WINDOW, layout.contextLength);
   const parts = windows(ids, length);
-  const predicted = layout.layers.some((layer) => layer.mode === 'predicted');
-  const scores = new Scores();
-  const densities: LayerDensity[][] = [];
-  for (const [index, part] of parts.entries()) {
-    signal?.throwIfAborted();
-    const mine = await engine.logits({ tokens: part, measureRecall: predicted, signal });
-    densities.push(mine.layers);
-    const reference = compare ? await denseLogits(engine, options.dense, part, mine.logits, signal) : null;
-    scores.add(part, mine.logits, reference);
-    options.onProgress?.((index + 1) * length, parts.length * length);
+  const sums = settings.map(() => ({ scores: new Scores(), densities: [] as LayerDensity[][] }));
+  const modes: FfnMode[][] = [];
+  const total = parts.length * settings.length * length;
+  let done = 0;
+  for (const part of parts) {
+    const reference = compare ? await denseLogits(engine, part, signal) : null;
+    for (const [s, bringInto] of settings.entries()) {
+      signal?.throwIfAborted();
+      await bringInto();
+      modes[s] = engine.modes;
+      const measureRecall = modes[s].includes('predicted');
+      const mine = await engine.logits({ tokens: part, measureRecall, signal });
+      sums[s].densities.push(mine.layers);
+      sums[s].scores.add(part, mine.logits, reference);
+      options.onProgress?.((done += length), total);
+    }
   }
-  const layers = meanOverWindows(densities);
-  return {
-    tokens: scores.scored,
-    perplexity: scores.perplexity,
-    densePerplexity: compare ? scores.referencePerplexity : null,
-    klDivergence: compare ? scores.klDivergence : null,
-    top1Agreement: compare ? scores.top1Agreement : null,
-    ...overall(layers),
-    layers: layers.map((density, l) => ({
-      layer: l,
-      mode: layout.layers[l].mode,
-      sparsity: density.sparsity,
-      predictedSparsity: density.predictedSparsity,
-      recall: density.recall,
-      weightedRecall: density.weightedRecall,
-      threshold: null,
-      rank: layout.layers[l].predictor?.rank ?? null,
-    })),
-  };
+  return sums.map(({ scores, densities }, s) => {
+    const layers = meanOverWindows(densities);
+    return {
+      tokens: scores.scored,
+      perplexity: scores.perplexity,
+      densePerplexity: compare ? scores.referencePerplexity : null,
+      klDivergence: compare ? scores.klDivergence : null,
+      top1Agreement: compare ? scores.top1Agreement : null,
+      ...overall(layers),
+      layers: layers.map((density, l) => ({
+        layer: l,
+        mode: modes[s][l],
+        sparsity: density.sparsity,
+        predictedSparsity: density.predictedSparsity,
+        recall: density.recall,
+        weightedRecall: density.weightedRecall,
+        threshold: null,
+        rank: layout.layers[l].predictor?.rank ?? null,
+      })),
+    };
+  });
 }
 
-/** Every neuron computed, unless the engine does that anyway. */
-async function denseLogits(
-  engine: Engine,
-  dense: Engine | undefined,
-  tokens: number[],
-  own: Float32Array,
-  signal?: AbortSignal,
-): Promise<Float32Array> {
-  if (dense) return (await dense.logits({ tokens, signal })).logits;
-  if (engine.layout.layers.every((layer) => layer.mode === 'dense')) return own;
+/** Every neuron computed. */
+async function denseLogits(engine: Engine, tokens: number[], signal?: AbortSignal): Promise<Float32Array> {
   return (await engine.logits({ tokens, ffn: 'dense', signal })).logits;
 }
 

@@ -44,12 +44,29 @@ export function fromFloat16(bits: number): number {
 
 /** A whole array to halves. */
 export function float16Array(values: ArrayLike<number>, into = new Uint16Array(values.length)): Uint16Array {
-  for (let i = 0; i < values.length; i++) into[i] = toFloat16(values[i]);
+  if (!(values instanceof Float32Array)) {
+    for (let i = 0; i < values.length; i++) into[i] = toFloat16(values[i]);
+    return into;
+  }
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  for (let i = 0; i < bits.length; i++) {
+    const word = bits[i];
+    const magnitude = word & 0x7fffffff;
+    // Normal halves, nearly all there are: add half a unit (less one where the last bit is even), then cut.
+    into[i] =
+      magnitude >= 0x38800000 && magnitude < 0x477ff000
+        ? ((word >>> 16) & 0x8000) | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13)
+        : toFloat16(values[i]);
+  }
   return into;
 }
 
 /** Halves back to floats. */
 export function fromFloat16Array(values: Uint16Array, into = new Float32Array(values.length)): Float32Array {
-  for (let i = 0; i < values.length; i++) into[i] = fromFloat16(values[i]);
+  table ??= Float32Array.from({ length: 65536 }, (_, bits) => fromFloat16(bits));
+  for (let i = 0; i < values.length; i++) into[i] = table[values[i]];
   return into;
 }
+
+/** Every half there is, 256 KiB: made when first needed. */
+let table: Float32Array | undefined;

@@ -7,7 +7,6 @@
  * 0.7263 with scales and single levels, 0.7287 with pairs.
  */
 import { bf16ToNumber, GROUP, groupCount } from '../kernels/layout.js';
-import { cholesky } from './matrix.js';
 import { scaleBits } from './rows.js';
 
 /** Rounds of scales and single levels; later ones change almost nothing. */
@@ -20,7 +19,7 @@ interface Row {
   d: number;
   /** Largest level. */
   max: number;
-  covariance: Float64Array; // [d, d]
+  covariance: Float32Array; // [d, d]
   code: Int8Array; // levels [d]
   /** Value of level 1 in each column, [d]. */
   step: Float64Array;
@@ -35,7 +34,7 @@ interface Row {
  */
 export function polishRow(
   w: Float32Array,
-  covariance: Float64Array,
+  covariance: Float32Array,
   max: number,
   code: Int8Array,
   scale: Uint16Array,
@@ -125,7 +124,7 @@ function move({ d, covariance, code, step, pull }: Row, j: number, by: number): 
 }
 
 /** Group scales that minimise the expected squared error for given levels; zeros where there are none. */
-function bestScales(w: Float32Array, covariance: Float64Array, code: Int8Array): Float64Array {
+function bestScales(w: Float32Array, covariance: Float32Array, code: Int8Array): Float64Array {
   const d = w.length;
   const groups = groupCount(d);
   const normal = new Float64Array(groups * groups);
@@ -142,16 +141,21 @@ function bestScales(w: Float32Array, covariance: Float64Array, code: Int8Array):
     for (let h = 0; h < groups; h++) normal[g * groups + h] += code[i] * column[h];
     right[g] += code[i] * column[groups];
   }
-  try {
-    return solve(normal, right, groups);
-  } catch {
-    return new Float64Array(groups); // the levels of two groups say the same: keep the scales there are
-  }
+  // Where the levels of two groups say the same: keep the scales there are.
+  return solve(normal, right, groups) ?? new Float64Array(groups);
 }
 
-/** x with a x = b, a symmetric and positive definite. */
-function solve(a: Float64Array, b: Float64Array, n: number): Float64Array {
-  const l = cholesky(a, n);
+/** x with a x = b, a symmetric; null when it is not positive definite. */
+function solve(a: Float64Array, b: Float64Array, n: number): Float64Array | null {
+  const l = new Float64Array(n * n);
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j <= i; j++) {
+      let sum = a[i * n + j];
+      for (let k = 0; k < j; k++) sum -= l[i * n + k] * l[j * n + k];
+      if (i === j && !(sum > 0)) return null;
+      l[i * n + j] = i === j ? Math.sqrt(sum) : sum / l[j * n + j];
+    }
+  }
   const x = Float64Array.from(b);
   for (let i = 0; i < n; i++) {
     for (let k = 0; k < i; k++) x[i] -= l[i * n + k] * x[k];

@@ -63,10 +63,16 @@ export function packRows(
   const padded = alignUp(cols, COLUMN_MULTIPLE);
   const data = new Uint8Array(rows * stride);
   const view = new DataView(data.buffer);
+  const { max } = levels(format);
+  const offset = format === 'q8' ? Q8_OFFSET : Q4_OFFSET;
   // Padding columns meet zero activations, so their code does not matter.
   const unsigned = new Uint8Array(padded);
   for (let r = 0; r < rows; r++) {
-    for (let c = 0; c < cols; c++) unsigned[c] = toUnsigned(format, code[r * cols + c]);
+    if (isSketch(format)) {
+      for (let c = 0, at = r * cols; c < cols; c++, at++) unsigned[c] = (code[at] + max) >> 1;
+    } else {
+      for (let c = 0, at = r * cols; c < cols; c++, at++) unsigned[c] = code[at] + offset;
+    }
     const row = data.subarray(r * stride, (r + 1) * stride);
     const scales = scale.subarray(r * groups, (r + 1) * groups);
     if (isSketch(format)) {
@@ -78,13 +84,6 @@ export function packRows(
     scales.forEach((bits, g) => view.setUint16(r * stride + scalesAt(format, cols) + 2 * g, bits, true));
   }
   return { format, rows, cols, stride, data };
-}
-
-/** Level -> stored code. */
-function toUnsigned(format: PredictorFormat, level: number): number {
-  if (format === 'q8') return level + Q8_OFFSET;
-  if (format === 'q4') return level + Q4_OFFSET;
-  return (level + levels(format).max) >> 1;
 }
 
 /** Byte j of a group of L columns holds columns j and L/2 + j. */
@@ -162,10 +161,14 @@ export function toQ4(values: Float32Array, scales: Uint16Array, rows: number, co
   const groups = groupCount(cols);
   const code = new Int8Array(rows * cols);
   for (let r = 0; r < rows; r++) {
-    for (let c = 0; c < cols; c++) {
-      const scale = bf16ToNumber(scales[r * groups + Math.floor(c / GROUP)]);
+    for (let g = 0; g < groups; g++) {
+      const scale = bf16ToNumber(scales[r * groups + g]);
       if (scale === 0) continue;
-      code[r * cols + c] = Math.max(-8, Math.min(7, Math.round(values[r * cols + c] / scale)));
+      const end = r * cols + Math.min(cols, (g + 1) * GROUP);
+      for (let at = r * cols + g * GROUP; at < end; at++) {
+        const level = Math.round(values[at] / scale);
+        code[at] = level < -8 ? -8 : level > 7 ? 7 : level;
+      }
     }
   }
   return packRows('q4', code, scales, rows, cols);

@@ -1,136 +1,210 @@
 /**
  * A sketch: W_gate in one to three bits a weight. Rounded one by one the weights would lose too much (at two
  * bits: predicted sparsity 0.69 instead of 0.72 at recall 0.99 in the demo model's first layer). So they are
- * rounded with error feedback: what a row's later columns lost by rounding is taken up by the columns that
- * the recorded inputs correlate with them, so that the error lies where the inputs hardly vary.
- *
- * With covariance C = L L^T the expected squared error of a row's score is |e L|^2 for the rounding errors e;
- * its j-th term is e_j L_jj + sum_{i>j} e_i L_ij. Going from the last column to the first, each column is
- * rounded from the value that would make its own term zero.
+ * rounded with error feedback (rounding.ts): what a row's later columns lost by rounding is taken up by the
+ * columns that the recorded inputs correlate with them, so that the error lies where the inputs hardly vary.
  */
 import { bf16ToNumber, GROUP, groupCount } from '../kernels/layout.js';
-import { cholesky } from './matrix.js';
+import { cholesky, type Triangle } from './cholesky.js';
+import type { Matrices } from './matrix.js';
 import type { Moments } from './moments.js';
 import { polishRow } from './polish.js';
+import { roundRows, type Rounded } from './rounding.js';
 import { levels, packRows, scaleBits } from './rows.js';
 import type { RowMatrix } from './types.js';
 
 export type SketchFormat = 'q1' | 'q2' | 'q3';
 
-/**
- * Scales tried for every row: (level spacing / 2) = factor * root mean square of the group. The row keeps
- * the factor with the smallest expected error.
- */
-const FACTORS: Readonly<Record<SketchFormat, readonly number[]>> = {
+/** Scales tried: (level spacing / 2) = factor * root mean square of the group. */
+export const FACTORS: Readonly<Record<SketchFormat, readonly number[]>> = {
   q1: [0.65, 0.8, 0.95],
   q2: [0.4, 0.45, 0.5, 0.55, 0.62],
   q3: [0.22, 0.25, 0.28, 0.32],
 };
-/** For wide rows one factor is enough: the work grows with the square of the width. */
-const WIDE = 1024;
-const WIDE_FACTOR: Readonly<Record<SketchFormat, readonly number[]>> = { q1: [0.8], q2: [0.5], q3: [0.28] };
-
 /**
- * @param weights f32 [rows, d]
- * @param moments of the inputs the rows will be multiplied with
- * @returns rows whose products with an input approximate the weights'
+ * Rows up to this width are polished (polish.ts), and each keeps the factor with the smallest expected error.
+ * Polishing takes d^2 steps of scalar code a row and round; wider rows share the factor that serves a sample
+ * best, and keep what error feedback gave.
  */
-export function sketchRows(
-  format: SketchFormat,
-  weights: Float32Array,
-  rows: number,
-  moments: Moments,
-): RowMatrix {
-  const { d, covariance } = moments;
-  const groups = groupCount(d);
-  const { order, feedback, pivots } = feedbackOrder(covariance, d);
-  const { max } = levels(format);
-  const factors = d > WIDE ? WIDE_FACTOR[format] : FACTORS[format];
+export const POLISHED_WIDTH = 512;
+/** Rows that are rounded side by side: their errors stay in the cache, and products are large enough. */
+const CHUNK_ROWS = 512;
 
-  const code = new Int8Array(rows * d);
-  const scale = new Uint16Array(rows * groups);
-  const w = new Float64Array(d); // the row in processing order
-  const error = new Float64Array(d);
-  const level = new Int8Array(d);
-  const scaleOf = new Float64Array(d); // of each column, in processing order
-  for (let r = 0; r < rows; r++) {
-    for (let j = 0; j < d; j++) w[j] = weights[r * d + order[j]];
-    const row = weights.subarray(r * d, (r + 1) * d);
-    const size = groupSizes(row, groups);
-    let least = Infinity;
-    for (const factor of factors) {
-      const bits = size.map((rms) => scaleBits(rms * factor));
-      for (let j = 0; j < d; j++) scaleOf[j] = bf16ToNumber(bits[Math.floor(order[j] / GROUP)]);
-      const loss = roundRow(w, scaleOf, max, feedback, pivots, error, level);
-      if (loss >= least) continue;
-      least = loss;
-      for (let j = 0; j < d; j++) code[r * d + order[j]] = level[j];
-      scale.set(bits, r * groups);
-    }
-    if (d > WIDE) continue;
-    const own = (of: number): [number, number] => [r * of, (r + 1) * of];
-    polishRow(row, covariance, max, code.subarray(...own(d)), scale.subarray(...own(groups)));
-  }
-  return packRows(format, code, scale, rows, d);
+/** What the rounding of a layer's rows needs of its inputs. */
+export interface RoundingBasis {
+  moments: Moments;
+  /** Columns in processing order: the most varying input last, rounded first. */
+  order: Uint32Array;
+  /** Factor of the covariance in that order. */
+  triangle: Triangle;
 }
 
-/** Columns in processing order (the most varying input last, rounded first), and L's columns below the diagonal. */
-function feedbackOrder(
-  covariance: Float64Array,
-  d: number,
-): { order: Uint32Array; feedback: Float64Array; pivots: Float64Array } {
+/** Damping is raised by this until the covariance can be factored. */
+const MORE_DAMPING = 4;
+
+export async function roundingBasis(moments: Moments, matrices: Matrices): Promise<RoundingBasis> {
+  const { d, covariance } = moments;
   const order = Uint32Array.from({ length: d }, (_, c) => c).sort(
     (a, b) => covariance[a * d + a] - covariance[b * d + b] || a - b,
   );
-  const permuted = new Float64Array(d * d);
+  const permuted = new Float32Array(d * d);
+  let trace = 0;
   for (let i = 0; i < d; i++) {
-    for (let j = 0; j < d; j++) permuted[i * d + j] = covariance[order[i] * d + order[j]];
+    const row = order[i] * d;
+    for (let j = 0; j < d; j++) permuted[i * d + j] = covariance[row + order[j]];
+    trace += permuted[i * d + i];
   }
-  const l = cholesky(permuted, d);
-  // Transposed and divided by the pivot: row j holds what errors i > j ask of column j.
-  const feedback = new Float64Array(d * d);
-  const pivots = new Float64Array(d);
-  for (let j = 0; j < d; j++) {
-    pivots[j] = l[j * d + j];
-    for (let i = j + 1; i < d; i++) feedback[j * d + i] = l[i * d + j] / pivots[j];
+  for (let extra = 0; ; extra = extra * MORE_DAMPING || (1e-3 * trace) / d) {
+    const damped = extra === 0 ? permuted : permuted.map((v, i) => (i % (d + 1) === 0 ? v + extra : v));
+    try {
+      return { moments, order, triangle: await cholesky(damped, d, matrices) };
+    } catch (error) {
+      // f32 lost a direction that hardly varies.
+      if (!(error instanceof RangeError) || !(extra < trace)) throw error;
+    }
   }
-  return { order, feedback, pivots };
 }
 
-/** @returns expected squared error of the row's score */
-function roundRow(
-  w: Float64Array,
-  scale: Float64Array,
-  max: number,
-  feedback: Float64Array,
-  pivots: Float64Array,
-  error: Float64Array,
-  level: Int8Array,
-): number {
-  const d = w.length;
-  let loss = 0;
-  for (let j = d - 1; j >= 0; j--) {
-    let carried = 0;
-    const row = j * d;
-    for (let i = j + 1; i < d; i++) carried += error[i] * feedback[row + i];
-    const target = w[j] - carried;
-    const s = scale[j];
-    // Odd levels: ..., -3, -1, 1, 3, ...
-    const odd = s === 0 ? 1 : 2 * Math.floor(target / (2 * s)) + 1;
-    level[j] = Math.max(-max, Math.min(max, odd));
-    const value = level[j] * s;
-    error[j] = value - w[j];
-    loss += ((value - target) * pivots[j]) ** 2;
-  }
-  return loss;
+export interface Sketch {
+  matrix: RowMatrix;
+  /** Expected squared error of each row's score, [rows]. */
+  loss: Float64Array;
 }
 
-/** Root mean square of each group of 128 columns. */
-function groupSizes(row: Float32Array, groups: number): number[] {
-  return Array.from({ length: groups }, (_, g) => {
-    const group = row.subarray(g * GROUP, (g + 1) * GROUP);
-    let sum = 0;
-    for (const value of group) sum += value * value;
-    return Math.sqrt(sum / Math.max(1, group.length));
-  });
+/**
+ * The one factor that serves some rows best, for rows too wide to choose each its own.
+ * @param weights f32 [rows, d]
+ */
+export async function bestFactor(
+  format: SketchFormat,
+  weights: Float32Array,
+  basis: RoundingBasis,
+  matrices: Matrices,
+): Promise<number> {
+  const chunk = new Chunk(weights, basis, format);
+  let [best, least] = [FACTORS[format][0], Infinity];
+  for (const factor of FACTORS[format]) {
+    const { loss } = await chunk.round(factor, matrices);
+    const sum = loss.reduce((a, b) => a + b, 0);
+    if (sum < least) [best, least] = [factor, sum];
+  }
+  return best;
+}
+
+/**
+ * @param weights f32 [rows, d]
+ * @param factors of FACTORS to try; each row keeps the best for it
+ * @returns rows whose products with an input approximate the weights'
+ */
+export async function sketchRows(
+  format: SketchFormat,
+  weights: Float32Array,
+  basis: RoundingBasis,
+  matrices: Matrices,
+  factors = FACTORS[format],
+): Promise<Sketch> {
+  const { d, covariance } = basis.moments;
+  const rows = weights.length / d;
+  const groups = groupCount(d);
+  const losses = new Float64Array(rows).fill(Infinity);
+  const packed: RowMatrix[] = [];
+  for (let begin = 0; begin < rows; begin += CHUNK_ROWS) {
+    const count = Math.min(CHUNK_ROWS, rows - begin);
+    const chunk = new Chunk(weights.subarray(begin * d, (begin + count) * d), basis, format);
+    const code = new Int8Array(count * d);
+    const scale = new Uint16Array(count * groups);
+    for (const factor of factors) {
+      const { levels: found, loss, bits } = await chunk.round(factor, matrices);
+      const better = Array.from(loss.keys()).filter((r) => loss[r] < losses[begin + r]);
+      for (const r of better) {
+        losses[begin + r] = loss[r];
+        scale.set(bits.subarray(r * groups, (r + 1) * groups), r * groups);
+      }
+      basis.order.forEach((column, j) => {
+        for (const r of better) code[r * d + column] = found[j * count + r];
+      });
+    }
+    if (d <= POLISHED_WIDTH) {
+      for (let r = 0; r < count; r++) {
+        const row = chunk.weights.subarray(r * d, (r + 1) * d);
+        const own = (of: number): [number, number] => [r * of, (r + 1) * of];
+        polishRow(row, covariance, chunk.max, code.subarray(...own(d)), scale.subarray(...own(groups)));
+      }
+    }
+    packed.push(packRows(format, code, scale, count, d));
+  }
+  return { matrix: joinRows(packed), loss: losses };
+}
+
+/** Rows that are rounded together, perhaps with several factors. */
+class Chunk {
+  readonly max: number;
+  private readonly columns: Float32Array;
+  private readonly rms: Float64Array;
+  private readonly groupOf: Uint16Array;
+
+  constructor(
+    readonly weights: Float32Array,
+    private readonly basis: RoundingBasis,
+    format: SketchFormat,
+  ) {
+    const { order } = basis;
+    const rows = weights.length / order.length;
+    this.max = levels(format).max;
+    this.columns = transposedColumns(weights, order, rows);
+    this.rms = groupSizes(weights, rows, groupCount(order.length));
+    this.groupOf = Uint16Array.from(order, (c) => Math.floor(c / GROUP));
+  }
+
+  /** @returns also the scales' bits, [rows][groups] */
+  async round(factor: number, matrices: Matrices): Promise<Rounded & { bits: Uint16Array }> {
+    const { triangle } = this.basis;
+    const groups = groupCount(triangle.n);
+    const rows = this.rms.length / groups;
+    const bits = Uint16Array.from(this.rms, (size) => scaleBits(size * factor));
+    const scale = new Float32Array(groups * rows);
+    for (let r = 0; r < rows; r++) {
+      for (let g = 0; g < groups; g++) scale[g * rows + r] = bf16ToNumber(bits[r * groups + g]);
+    }
+    const rounded = await roundRows(this.columns, scale, this.groupOf, this.max, triangle, matrices);
+    return { ...rounded, bits };
+  }
+}
+
+/** [rows, d] -> [d in processing order][rows] */
+function transposedColumns(weights: Float32Array, order: Uint32Array, rows: number): Float32Array {
+  const d = order.length;
+  const out = new Float32Array(d * rows);
+  const into = new Uint32Array(d);
+  order.forEach((column, j) => (into[column] = j * rows));
+  for (let r = 0; r < rows; r++) {
+    for (let c = 0, at = r * d; c < d; c++, at++) out[into[c] + r] = weights[at];
+  }
+  return out;
+}
+
+/** Root mean square of each group of 128 columns, [rows][groups]. */
+function groupSizes(weights: Float32Array, rows: number, groups: number): Float64Array {
+  const d = weights.length / rows;
+  const out = new Float64Array(rows * groups);
+  for (let r = 0; r < rows; r++) {
+    for (let g = 0; g < groups; g++) {
+      const end = Math.min(d, (g + 1) * GROUP);
+      let sum = 0;
+      for (let c = g * GROUP; c < end; c++) sum += weights[r * d + c] ** 2;
+      out[r * groups + g] = Math.sqrt(sum / (end - g * GROUP));
+    }
+  }
+  return out;
+}
+
+function joinRows(parts: readonly RowMatrix[]): RowMatrix {
+  const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+  const data = new Uint8Array(rows * parts[0].stride);
+  let at = 0;
+  for (const part of parts) {
+    data.set(part.data, at);
+    at += part.data.length;
+  }
+  return { ...parts[0], rows, data };
 }

@@ -7,8 +7,9 @@ import { bf16ToNumber, GROUP, groupCount } from '../kernels/layout.js';
 import { f32Tensor, OnnxSession, type TensorValue } from '../onnx/session.js';
 import type { Factors } from './lowrank.js';
 import { q4Scales, toQ4 } from './rows.js';
-import type { Cuts, Network } from './scores.js';
-import { eachActive, type SampleRange, type Samples } from './samples.js';
+import type { Matrices } from './matrix.js';
+import type { Network } from './scorer.js';
+import { eachActive, spreadInputs, type SampleRange, type Samples } from './samples.js';
 import {
   adamRate,
   parameterDims,
@@ -25,7 +26,8 @@ export interface TrainOptions {
   patience: number;
   seed: number;
   provider: string;
-  signal?: AbortSignal;
+  /** Called between calls of the graph; throws to end the work. */
+  check?: () => void;
 }
 
 /** A network in full precision, and its per-neuron cuts. */
@@ -54,41 +56,33 @@ const FIXED_SHARE = 0.5;
 /** A margin of one standard error as a logit: the normal distribution is close to this logistic one. */
 const LOGIT_PER_ERROR = 1.7;
 
+/** A network in full precision, without cuts. */
+export type StartState = Pick<TrainState, 'w1' | 'b1' | 'w2' | 'scales'>;
+
 /** The network as it is stored: rows rounded to q4. */
-export function quantiseState(state: TrainState, nFf: number, d: number): { network: Network; cuts: Cuts } {
-  const rank = state.w1.length / d;
-  const fc1 = toQ4(state.w1, state.scales.w1, rank, d);
-  const fc2 = toQ4(state.w2, state.scales.w2, nFf, rank);
-  return {
-    network: { fc1, b1: state.b1, fc2 },
-    cuts: { cut: state.cut, cutScale: state.cutScale },
-  };
+export function quantiseNetwork({ w1, b1, w2, scales }: StartState, d: number): Network {
+  const rank = w1.length / d;
+  return { fc1: toQ4(w1, scales.w1, rank, d), b1, fc2: toQ4(w2, scales.w2, w2.length / rank, rank) };
 }
 
 /**
  * The factors as a network whose hidden units are linear (b1 null), or ReLUs that start in their linear
  * range: b1 lifts every unit above zero for all recorded inputs; `fitCuts` takes the lift out again.
  */
-export function startFrom(
+export async function startFrom(
   factors: Factors,
   samples: Samples,
   range: SampleRange,
   relu: boolean,
-): Pick<TrainState, 'w1' | 'b1' | 'w2' | 'scales'> {
+  matrices: Matrices,
+): Promise<StartState> {
   const { rank, a, b } = factors;
-  const { d, nFf, inputs } = samples;
-  const scales = { w1: q4Scales(b, rank, d), w2: q4Scales(a, nFf, rank) };
+  const { d } = samples;
+  const scales = { w1: q4Scales(b, rank, d), w2: q4Scales(a, a.length / rank, rank) };
   if (!relu) return { w1: b, b1: null, w2: a, scales };
   const lowest = new Float32Array(rank);
-  const rows = range.end - range.begin;
-  const step = Math.max(1, Math.floor(rows / LIFT_SAMPLES));
-  for (let t = range.begin; t < range.end; t += step) {
-    for (let r = 0; r < rank; r++) {
-      let sum = 0;
-      for (let c = 0; c < d; c++) sum += b[r * d + c] * inputs[t * d + c];
-      lowest[r] = Math.min(lowest[r], sum);
-    }
-  }
+  const hidden = await matrices.timesTransposed(spreadInputs(samples, range, LIFT_SAMPLES), b, d);
+  hidden.forEach((value, i) => (lowest[i % rank] = Math.min(lowest[i % rank], value)));
   return { w1: b, b1: lowest.map((low) => -LIFT_MARGIN * low), w2: a, scales };
 }
 
@@ -106,6 +100,7 @@ export async function train(
   range: SampleRange,
   norms: Float32Array,
   options: TrainOptions,
+  matrices: Matrices,
   better: (state: TrainState) => Promise<boolean>,
 ): Promise<number> {
   const { d, nFf } = samples;
@@ -126,7 +121,7 @@ export async function train(
     w2: size(start.w2),
     c: size(start.cutScale),
   };
-  const centre = meanHidden(start, samples, range);
+  const centre = await meanHidden(start, samples, range, matrices);
   // Scores in the graph are lower by Q(W2) centre than the stored network's.
   const shiftOf = (w2: Float32Array): Float32Array => dotRows(quantisedValues(w2, scales.w2), centre);
   const startShift = shiftOf(start.w2);
@@ -144,7 +139,7 @@ export async function train(
     for (let epoch = 0; epoch < options.epochs; epoch++) {
       const order = shuffledRows(range, options.seed + epoch);
       for (let call = 0; call < callsPerEpoch; call++) {
-        options.signal?.throwIfAborted();
+        options.check?.();
         batch.fill(order, call * STEPS * BATCH);
         const rate = Float32Array.from({ length: STEPS }, () => {
           const cosine = 0.5 * (1 + Math.cos((Math.PI * step) / total));
@@ -183,21 +178,18 @@ export async function train(
 }
 
 /** Mean of the hidden layer over a spread of the samples, [R]. */
-function meanHidden(start: TrainState, samples: Samples, range: SampleRange): Float32Array {
-  const { d, inputs } = samples;
-  const { w1, b1 } = start;
+async function meanHidden(
+  { w1, b1 }: TrainState,
+  samples: Samples,
+  range: SampleRange,
+  matrices: Matrices,
+): Promise<Float32Array> {
+  const { d } = samples;
   const rank = w1.length / d;
+  const hidden = await matrices.timesTransposed(spreadInputs(samples, range, LIFT_SAMPLES), w1, d);
   const mean = new Float64Array(rank);
-  const step = Math.max(1, Math.floor((range.end - range.begin) / LIFT_SAMPLES));
-  let count = 0;
-  for (let t = range.begin; t < range.end; t += step, count++) {
-    for (let r = 0; r < rank; r++) {
-      let sum = b1 ? b1[r] : 0;
-      for (let c = 0; c < d; c++) sum += w1[r * d + c] * inputs[t * d + c];
-      mean[r] += b1 ? Math.max(0, sum) : sum;
-    }
-  }
-  return Float32Array.from(mean, (sum) => sum / count);
+  hidden.forEach((value, i) => (mean[i % rank] += b1 ? Math.max(0, value + b1[i % rank]) : value));
+  return Float32Array.from(mean, (sum) => (sum * rank) / hidden.length);
 }
 
 /** What the graph's rounding makes of weights: levels of the start's scales. */
@@ -237,13 +229,16 @@ class BatchBuffers {
   readonly x: Float32Array<ArrayBuffer>; // [rows, d]
   readonly label: Uint8Array<ArrayBuffer>; // [rows, nFf]
   private readonly unit: number;
+  /** All of the range's inputs: batches take rows from anywhere. */
+  private readonly inputs: Float32Array;
 
   constructor(
     private readonly samples: Samples,
     private readonly norms: Float32Array,
-    range: SampleRange,
+    private readonly range: SampleRange,
     private readonly rows: number,
   ) {
+    this.inputs = samples.inputs(range.begin, range.end);
     this.x = new Float32Array(rows * samples.d);
     this.label = new Uint8Array(rows * samples.nFf);
     // Mean of |x1| * norm over a spread of samples: what "average weight" means.
@@ -259,11 +254,13 @@ class BatchBuffers {
   }
 
   fill(order: Uint32Array, first: number): void {
-    const { d, nFf, inputs } = this.samples;
+    const { samples, inputs, range } = this;
+    const { d, nFf } = samples;
     this.label.fill(0);
     for (let row = 0; row < this.rows; row++) {
       const t = order[first + row];
-      this.x.set(inputs.subarray(t * d, (t + 1) * d), row * d);
+      const from = (t - range.begin) * d;
+      this.x.set(inputs.subarray(from, from + d), row * d);
       eachActive(this.samples, t, (i, magnitude) => {
         const weight = ACTIVE_WEIGHT * (FIXED_SHARE + magnitude * this.norms[i] * this.unit);
         this.label[row * nFf + i] = Math.max(1, Math.min(255, Math.round(weight * WEIGHT_UNIT)));

@@ -31,32 +31,49 @@ export async function writeCalibrationText(
     Array.from(new Int32Array(Uint8Array.from(known.subarray(w * bytes, (w + 1) * bytes)).buffer)),
   );
   const file = GrowingFile.open(path, done * bytes);
+  let written = done * window;
+  const report = (): void =>
+    options.onProgress?.({ stage: 'write text', done: written, total: count * window, unit: 'tokens' });
+  const first = bosId ?? eosIds[0] ?? 0;
+  const write = async (w: number): Promise<number[]> => {
+    const { tokens } = await engine.generate({
+      prompt: [first],
+      maxTokens: window - 1,
+      sampling: { ...AS_THE_MODEL_SAYS, seed: hash32(seed, w) },
+      onTokens: (fresh) => {
+        written += fresh.length;
+        report();
+      },
+      signal: options.signal,
+    });
+    written++;
+    return [first, ...tokens];
+  };
+  // Several at a time: an engine with slots reads its weights once for all of them.
+  const pending: Promise<number[]>[] = [];
   try {
     for (let w = done; w < count; w++) {
-      stopWhenAsked(options.signal);
-      options.onProgress?.({ stage: 'write text', done: w * window, total: count * window, unit: 'tokens' });
-      const first = bosId ?? eosIds[0] ?? 0;
-      const { tokens } = await engine.generate({
-        prompt: [first],
-        maxTokens: window - 1,
-        sampling: {
-          temperature: 1,
-          topK: 0,
-          topP: 1,
-          minP: 0,
-          repetitionPenalty: 1,
-          repetitionWindow: 0,
-          seed: hash32(seed, w),
-        },
-        signal: options.signal,
-      });
+      while (pending.length < TOGETHER && w + pending.length < count) pending.push(write(w + pending.length));
+      const ids = await pending.shift()!;
       stopWhenAsked(options.signal); // an aborted text is short
-      const ids = [first, ...tokens];
       windows.push(ids);
       file.append(new Uint8Array(Int32Array.from(ids).buffer));
     }
   } finally {
+    await Promise.allSettled(pending);
     file.close();
   }
   return windows;
 }
+
+/** Windows asked for at a time. */
+const TOGETHER = 8;
+/** Tokens as often as the model thinks they come. */
+const AS_THE_MODEL_SAYS = {
+  temperature: 1,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  repetitionWindow: 0,
+};

@@ -1,13 +1,12 @@
 /**
- * How a layer's recall and predicted sparsity move with its threshold, from the held-out samples. Scores are
- * computed by the engine's own kernels on the quantised predictor: the curve is what a run will do.
+ * How a layer's recall and predicted sparsity move with its threshold. Scores are computed by the engine's
+ * own kernels on the quantised predictor: the curve is what a run will do. Thresholds are chosen on one part
+ * of the samples and what they give is measured on another.
  */
-import { activationBytes, alignUp } from '../kernels/layout.js';
-import type { Ptr } from '../kernels/kernels.js';
-import { instantiateKernels, selectKernels } from '../kernels/select.js';
 import type { LayerCurve } from '../predictor/artifact.js';
-import type { LayerPredictor, RowMatrix } from '../predictor/types.js';
-import { eachActive, type Samples } from '../predictor/samples.js';
+import { Scorer } from '../predictor/scorer.js';
+import { eachActive, type SampleRange, type Samples } from '../predictor/samples.js';
+import type { LayerPredictor } from '../predictor/types.js';
 
 /** Points of a stored curve: enough to read recall to 0.001 off it, few enough to store for every layer. */
 const CURVE_POINTS = 257;
@@ -17,122 +16,53 @@ const CURVE_POINTS = 257;
  */
 const BIN_BITS = 18;
 const BINS = 1 << BIN_BITS;
+/** Inputs read at a time. */
+const BLOCK_ROWS = 512;
 
-/** Scores of one predictor for one input at a time. */
-export interface Scorer {
-  /** @returns scores in the order of scoredIds; the next call overwrites them */
-  score(x: Float32Array): Float32Array;
-}
-
-/** The predictor in an arena of its own. */
-export function createScorer(predictor: LayerPredictor, d: number): Scorer {
-  const { fc1, b1, fc2, rank } = predictor;
-  let end = 64;
-  const place = (bytes: number): Ptr => {
-    const at = end;
-    end += alignUp(bytes, 64);
-    return at;
-  };
-  const at = {
-    x: place(alignUp(d, 32) * 4),
-    xq: place(activationBytes('q8', d)),
-    fc1: fc1 ? place(fc1.data.length + 64) : 0,
-    b1: b1 ? place(rank * 4) : 0,
-    hidden: place(alignUp(rank, 32) * 4),
-    hiddenQ: place(activationBytes('q8', rank)),
-    fc2: place(fc2.data.length + 64),
-    scores: place(fc2.rows * 4),
-  };
-  const pages = Math.ceil(end / 65536);
-  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-  const kernels = instantiateKernels(selectKernels('auto'), memory);
-  const bytes = new Uint8Array(memory.buffer);
-  if (fc1) bytes.set(fc1.data, at.fc1);
-  if (b1) new Float32Array(memory.buffer, at.b1, rank).set(b1);
-  bytes.set(fc2.data, at.fc2);
-  const x = new Float32Array(memory.buffer, at.x, d);
-  const scores = new Float32Array(memory.buffer, at.scores, fc2.rows);
-
-  const multiply = (m: RowMatrix, weights: Ptr, input: Ptr, quantised: Ptr, out: Ptr): void => {
-    kernels.quantize(input, quantised, m.cols);
-    kernels.dot(m.format, weights, m.stride, m.rows, quantised, 0, 1, out, m.rows, m.cols);
-  };
-
-  return {
-    score(values) {
-      x.set(values);
-      if (fc1) {
-        multiply(fc1, at.fc1, at.x, at.xq, at.hidden);
-        if (b1) kernels.biasRelu(at.hidden, at.b1, rank);
-        multiply(fc2, at.fc2, at.hidden, at.hiddenQ, at.scores);
-      } else {
-        multiply(fc2, at.fc2, at.x, at.xq, at.scores);
-      }
-      return scores;
-    },
-  };
+/** What thresholds give on samples that did not choose them. */
+export interface Reported {
+  /** Share of inactive neurons. */
+  sparsity: number;
+  /** For every point of the curve. */
+  recall: Float32Array;
+  weightedRecall: Float32Array;
+  predictedSparsity: Float32Array;
 }
 
 export interface MeasuredLayer {
+  /** On the samples to choose by. */
   curve: LayerCurve;
-  /** Share of inactive neurons on the held-out samples. */
+  /** Share of inactive neurons there. */
   sparsity: number;
+  report: Reported;
 }
 
 /** @param norms ||W_down[:, i]||: with |x1| the weight of a neuron in weighted recall */
 export function measureCurve(
   predictor: LayerPredictor,
-  rec: Samples,
-  heldOutFrom: number,
+  samples: Samples,
+  parts: { choose: SampleRange; report: SampleRange },
   norms: Float32Array,
 ): MeasuredLayer {
-  const { d, nFf, samples, inputs } = rec;
-  const { scoredIds, cut, cutScale, always } = predictor;
-  const scorer = createScorer(predictor, d);
-  const candidates = new Float64Array(BINS);
-  const hits = new Float64Array(BINS);
-  const weights = new Float64Array(BINS);
-  const weightOf = new Float64Array(nFf); // of the current sample; 0 where inactive
-  let active = 0;
-  let totalWeight = 0;
-  let alwaysHits = 0;
-  let alwaysWeight = 0;
-  for (let t = heldOutFrom; t < samples; t++) {
-    weightOf.fill(0);
-    eachActive(rec, t, (i, magnitude) => {
-      // An active neuron counts even where its magnitude underflowed.
-      weightOf[i] = Math.max(magnitude * norms[i], Number.MIN_VALUE);
-      active++;
-      totalWeight += weightOf[i];
-    });
-    for (const i of always) {
-      if (weightOf[i] === 0) continue;
-      alwaysHits++;
-      alwaysWeight += weightOf[i];
-    }
-    const scores = scorer.score(inputs.subarray(t * d, (t + 1) * d));
-    for (let s = 0; s < scoredIds.length; s++) {
-      const bin = binOf((scores[s] - cut[s]) / cutScale[s]);
-      candidates[bin]++;
-      const w = weightOf[scoredIds[s]];
-      if (w === 0) continue;
-      hits[bin]++;
-      weights[bin] += w;
-    }
-  }
-  const rows = samples - heldOutFrom;
-  const curve = cumulate(candidates, hits, weights, {
-    neurons: rows * nFf,
-    always: rows * always.length,
-    active: Math.max(1, active),
-    alwaysHits,
-    totalWeight: totalWeight || 1,
-    alwaysWeight,
-  });
-  return { curve, sparsity: 1 - active / (rows * nFf) };
+  const scorer = new Scorer(predictor, samples.d);
+  const chosen = countMargins(scorer, predictor, samples, parts.choose, norms);
+  const bins = pointBins(chosen);
+  const { recall, weightedRecall, predictedSparsity } = pointsAt(chosen, bins);
+  const threshold = Float32Array.from(bins, lowerEdge);
+  const reported = countMargins(scorer, predictor, samples, parts.report, norms);
+  return {
+    curve: { threshold, recall, weightedRecall, predictedSparsity },
+    sparsity: sparsityOf(chosen),
+    report: { sparsity: sparsityOf(reported), ...pointsAt(reported, bins) },
+  };
 }
 
-interface Totals {
+/** Margins of the scored neurons by bin, and what needs no score. */
+interface Margins {
+  candidates: Float64Array;
+  hits: Float64Array;
+  weights: Float64Array;
+  /** Decisions: tokens times neurons. */
   neurons: number;
   always: number;
   active: number;
@@ -141,43 +71,98 @@ interface Totals {
   alwaysWeight: number;
 }
 
-/** From the highest margin down: every bin adds the candidates whose margin is at least its lower edge. */
-function cumulate(
-  candidates: Float64Array,
-  hits: Float64Array,
-  weights: Float64Array,
-  totals: Totals,
-): LayerCurve {
+function countMargins(
+  scorer: Scorer,
+  { scoredIds, cut, cutScale, always }: LayerPredictor,
+  samples: Samples,
+  range: SampleRange,
+  norms: Float32Array,
+): Margins {
+  const { nFf } = samples;
+  const rows = range.end - range.begin;
+  const counted: Margins = {
+    candidates: new Float64Array(BINS),
+    hits: new Float64Array(BINS),
+    weights: new Float64Array(BINS),
+    neurons: rows * nFf,
+    always: rows * always.length,
+    active: 0,
+    alwaysHits: 0,
+    totalWeight: 0,
+    alwaysWeight: 0,
+  };
+  const { candidates, hits, weights } = counted;
+  const weightOf = new Float64Array(nFf); // of the current sample; 0 where inactive
+  for (let block = range.begin; block < range.end; block += BLOCK_ROWS) {
+    const inputs = samples.inputs(block, Math.min(range.end, block + BLOCK_ROWS));
+    scorer.each(inputs, (scores, begin, count) => {
+      for (let t = 0; t < count; t++) {
+        weightOf.fill(0);
+        eachActive(samples, block + begin + t, (i, magnitude) => {
+          // An active neuron counts even where its magnitude underflowed.
+          weightOf[i] = Math.max(magnitude * norms[i], Number.MIN_VALUE);
+          counted.active++;
+          counted.totalWeight += weightOf[i];
+        });
+        for (const i of always) {
+          if (weightOf[i] === 0) continue;
+          counted.alwaysHits++;
+          counted.alwaysWeight += weightOf[i];
+        }
+        for (let s = 0, at = t * scoredIds.length; s < scoredIds.length; s++, at++) {
+          const bin = binOf((scores[at] - cut[s]) / cutScale[s]);
+          candidates[bin]++;
+          const w = weightOf[scoredIds[s]];
+          if (w === 0) continue;
+          hits[bin]++;
+          weights[bin] += w;
+        }
+      }
+    });
+  }
+  return counted;
+}
+
+const sparsityOf = ({ active, neurons }: Margins): number => 1 - active / Math.max(1, neurons);
+
+/** Bins whose lower edges become the curve's thresholds, ascending. */
+function pointBins({ candidates }: Margins): number[] {
   const scored = candidates.reduce((a, b) => a + b, 0);
-  const points: { threshold: number; recall: number; weighted: number; sparsity: number }[] = [];
-  let [c, h, w] = [totals.always, totals.alwaysHits, totals.alwaysWeight];
+  const bins: number[] = [];
   let seen = 0;
   let next = 0;
   for (let bin = BINS - 1; bin >= 0; bin--) {
     if (candidates[bin] === 0) continue;
     seen += candidates[bin];
-    c += candidates[bin];
-    h += hits[bin];
-    w += weights[bin];
     // Spaced evenly in the square root of the candidates' share: the interesting end has few of them.
     if (Math.sqrt(seen / scored) < next / (CURVE_POINTS - 1) && seen < scored) continue;
     next = Math.floor(Math.sqrt(seen / scored) * (CURVE_POINTS - 1)) + 1;
-    points.push({
-      threshold: lowerEdge(bin),
-      recall: Math.min(1, h / totals.active),
-      weighted: Math.min(1, w / totals.totalWeight),
-      sparsity: 1 - c / totals.neurons,
-    });
+    bins.push(bin);
   }
-  points.reverse();
-  const column = (pick: (p: (typeof points)[number]) => number): Float32Array =>
-    Float32Array.from(points, pick);
-  return {
-    threshold: column((p) => p.threshold),
-    recall: column((p) => p.recall),
-    weightedRecall: column((p) => p.weighted),
-    predictedSparsity: column((p) => p.sparsity),
-  };
+  return bins.reverse();
+}
+
+/** With the lower edge of each bin as threshold: its candidates are those of this bin and all above. */
+function pointsAt(margins: Margins, bins: readonly number[]): Omit<LayerCurve, 'threshold'> {
+  const { candidates, hits, weights, neurons, active, totalWeight } = margins;
+  const points = bins.length;
+  const recall = new Float32Array(points);
+  const weightedRecall = new Float32Array(points);
+  const predictedSparsity = new Float32Array(points);
+  let [c, h, w] = [margins.always, margins.alwaysHits, margins.alwaysWeight];
+  let bin = BINS;
+  for (let point = points - 1; point >= 0; point--) {
+    while (bin > bins[point]) {
+      bin--;
+      c += candidates[bin];
+      h += hits[bin];
+      w += weights[bin];
+    }
+    recall[point] = active === 0 ? 1 : Math.min(1, h / active);
+    weightedRecall[point] = totalWeight === 0 ? 1 : Math.min(1, w / totalWeight);
+    predictedSparsity[point] = 1 - c / Math.max(1, neurons);
+  }
+  return { recall, weightedRecall, predictedSparsity };
 }
 
 const f32 = new Float32Array(1);

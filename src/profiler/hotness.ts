@@ -43,10 +43,14 @@ export interface CoActivation {
 
 /** 256 neurons make 32,640 pairs; over 4096 tokens that takes 20 ms. */
 const PAIR_NEURONS = 256;
-const PAIR_TOKENS = 4096;
+export const PAIR_TOKENS = 4096;
 const STRONGEST = 8;
 
-export function coActivation(rec: Samples, counts: Uint32Array, tokens: number): CoActivation {
+export function coActivation(
+  rec: Pick<Samples, 'samples' | 'nFf' | 'bits'>,
+  counts: Uint32Array,
+  tokens: number,
+): CoActivation {
   const ids = Array.from(counts.keys())
     .filter((i) => counts[i] > 0 && counts[i] < ALWAYS_ON * tokens)
     .sort((a, b) => counts[b] - counts[a] || a - b)

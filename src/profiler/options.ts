@@ -5,8 +5,9 @@ import type { OnProgress } from '../io/progress.js';
 import type { KernelBackend } from '../kernels/kernels.js';
 import type { ModelConfig } from '../model/types.js';
 import type { PackHeader } from '../pack/types.js';
+import { gateTokens } from '../predictor/scores.js';
 import type { PredictorKind } from '../predictor/types.js';
-import { recordingBytes } from './recording-files.js';
+import { bitBytes, recordingBytes } from './recording-files.js';
 import { traceBytes } from './record.js';
 
 /** How thresholds are chosen: a mean recall, or the largest recall loss that costs this much perplexity. */
@@ -15,9 +16,9 @@ export type Target = { recall: number } | { maxPerplexityIncrease: number };
 export interface ProfileOptions {
   /** Texts to read. @default none: the model writes its own */
   texts?: readonly { name: string; text: string }[];
-  /** Most tokens to record. @default 65536, quick: 16384 */
+  /** Most tokens to record. @default 65536, quick: 16384; fewer for large models (`amounts`) */
   tokens?: number;
-  /** Most tokens to train on and measure with. @default 49152, quick: 12288 */
+  /** Most tokens to train on and measure with. @default 49152, quick: 12288; fewer for large models */
   samples?: number;
   /** @default 1 */
   seed?: number;
@@ -30,14 +31,18 @@ export interface ProfileOptions {
   target?: Target;
   /** Bytes of memory the process may use. @default half of what the machine has */
   memoryBytes?: number;
-  /** Execution provider for training. @default 'cpu' */
+  /** Execution provider for the matrix products of fitting. @default 'cpu' */
   device?: string;
   quick?: boolean;
+  /** Frequencies only: no predictor is fitted and none is written. @default false */
+  hotOnly?: boolean;
   threads?: number;
   kernels?: KernelBackend | 'auto';
   signal?: AbortSignal;
   onProgress?: OnProgress;
   onWarning?: (message: string) => void;
+  /** What is worth knowing before it starts: memory, disk, what `quick` gives up. */
+  onNote?: (message: string) => void;
 }
 
 /** Everything that decides the result, resolved. */
@@ -57,13 +62,71 @@ export interface ResolvedOptions {
 }
 
 const DEFAULT_WINDOW = 256;
-const FULL = { tokens: 65_536, samples: 49_152, epochs: 4 };
-const QUICK = { tokens: 16_384, samples: 12_288, epochs: 2 };
 const DEFAULT_RECALL = 0.99;
-/** Fewer held-out samples than this (a tenth of all) say nothing about recall. */
+/** Fewer samples than this (a tenth of them to choose by, a tenth for the figures) say nothing about recall. */
 const MIN_SAMPLES = 256;
 
-export function resolveOptions(config: ModelConfig, options: ProfileOptions): ResolvedOptions {
+interface Amounts {
+  tokens: number;
+  samples: number;
+  /** Multiplications for the covariance of one layer's inputs, samples d^2: what samples cost. */
+  covarianceWork: number;
+  /** Fewest samples, as a multiple of d: a covariance of d inputs from fewer is mostly guessed. */
+  samplesPerInput: number;
+  /** Bytes of weights read while the model writes its own text, a few minutes of memory bandwidth. */
+  writingBytes: number;
+  leastWritten: number;
+  epochs: number;
+}
+const FULL: Amounts = {
+  tokens: 65_536,
+  samples: 49_152,
+  covarianceWork: 2 ** 38,
+  samplesPerInput: 2,
+  writingBytes: 2 ** 42,
+  leastWritten: 8192,
+  epochs: 4,
+};
+/** What `--quick` gives up is told by `quickNote`. */
+const QUICK: Amounts = {
+  tokens: 16_384,
+  samples: 12_288,
+  covarianceWork: 2 ** 36,
+  samplesPerInput: 1,
+  writingBytes: 2 ** 41,
+  leastWritten: 2048,
+  epochs: 2,
+};
+
+/** How much text and how many samples a model gets when nothing was asked for. */
+function amounts(
+  { hiddenSize: d }: ModelConfig,
+  { quick, texts }: ProfileOptions,
+  tokenBytes: number,
+): { tokens: number; samples: number } {
+  const of = quick ? QUICK : FULL;
+  const fitting = Math.floor(of.covarianceWork / d ** 2);
+  const samples = Math.min(of.samples, Math.max(of.samplesPerInput * d, fitting));
+  // Tokens beyond the samples only count frequencies.
+  const tokens = Math.min(of.tokens, 2 * samples);
+  if (texts?.length) return { tokens, samples };
+  const written = Math.max(of.leastWritten, Math.floor(of.writingBytes / tokenBytes));
+  return { tokens: Math.min(tokens, written), samples };
+}
+
+/** Bytes of weights that one token in mode `exact` reads. */
+export function exactTokenBytes({ fileBytes, embed, lmHead, layers }: PackHeader): number {
+  const ffn = layers.reduce((sum, layer) => sum + layer.ffn.bytes, 0);
+  return fileBytes - (1 - ACTIVE_SHARE) * ffn - (lmHead ? embed.bytes : 0);
+}
+
+/** What `--quick` does without, in words. */
+export const quickNote = ({ tokens, samples, predictor }: ResolvedOptions): string =>
+  `quick: ${tokens} tokens and ${samples} samples, so thresholds and frequencies are less sure` +
+  (predictor === 'sketch' ? '; only sketches are tried, no low-rank or trained predictors' : '');
+
+/** What cannot be profiled is refused before anything is converted. */
+export function checkOptions(config: ModelConfig, options: ProfileOptions): void {
   if (config.activation.kind === 'silu') {
     throw new HybridError(
       'MODEL_UNSUPPORTED',
@@ -73,29 +136,33 @@ export function resolveOptions(config: ModelConfig, options: ProfileOptions): Re
       },
     );
   }
-  const defaults = options.quick ? QUICK : FULL;
-  const tokens = options.tokens ?? Math.max(defaults.tokens, options.samples ?? 0);
-  const samples = Math.min(tokens, options.samples ?? defaults.samples);
-  if (samples < MIN_SAMPLES) {
+  const samples = Math.min(options.samples ?? MIN_SAMPLES, options.tokens ?? MIN_SAMPLES);
+  if (samples < MIN_SAMPLES && !options.hotOnly) {
     throw new UsageError(
       `${samples} samples are too few to choose thresholds`,
       `Ask for at least ${MIN_SAMPLES}.`,
     );
   }
-  const window = options.window ?? Math.min(DEFAULT_WINDOW, config.maxContext);
-  if (window > config.maxContext) {
+  if (options.window !== undefined && options.window > config.maxContext) {
     throw new UsageError(
-      `a window of ${window} tokens is longer than the model's context of ${config.maxContext}`,
+      `a window of ${options.window} tokens is longer than the model's context of ${config.maxContext}`,
     );
   }
+}
+
+export function resolveOptions(header: PackHeader, options: ProfileOptions): ResolvedOptions {
+  const { config } = header;
+  checkOptions(config, options);
+  const usual = amounts(config, options, exactTokenBytes(header));
+  const tokens = options.tokens ?? Math.max(usual.tokens, options.samples ?? 0);
   return {
     tokens,
-    samples,
-    window,
+    samples: Math.min(tokens, options.samples ?? usual.samples),
+    window: options.window ?? Math.min(DEFAULT_WINDOW, config.maxContext),
     seed: options.seed ?? 1,
-    predictor: options.predictor ?? 'auto',
+    predictor: options.predictor ?? (options.quick ? 'sketch' : 'auto'),
     rank: options.rank ?? 'auto',
-    epochs: defaults.epochs,
+    epochs: epochsOf(config, options),
     target: options.target ?? { recall: DEFAULT_RECALL },
     device: options.device ?? 'cpu',
     threads: options.threads ?? availableParallelism(),
@@ -103,18 +170,41 @@ export function resolveOptions(config: ModelConfig, options: ProfileOptions): Re
   };
 }
 
+/**
+ * Training gains a few per cent of what low-rank starts read, and for wide layers takes several times as long
+ * as everything else: it is done where it is cheap, or asked for.
+ */
+function epochsOf(
+  { hiddenSize, intermediateSize }: ModelConfig,
+  { predictor, quick }: ProfileOptions,
+): number {
+  if (predictor === 'mlp') return (quick ? QUICK : FULL).epochs;
+  return quick || hiddenSize * intermediateSize > MOST_TRAINED ? 0 : FULL.epochs;
+}
+
+/** Gate weights of a layer whose predictors are trained unasked. */
+const MOST_TRAINED = 2 ** 21;
+
 // ---- memory -------------------------------------------------------------------------------------------
 
 /** Node with this program, onnxruntime and the lanes loaded, before any model: 175 MiB measured, and some air. */
 const BASE_BYTES = 208 << 20;
-/** A training worker: its heap, and the layer's weights in several forms. */
+/** A training worker: its heap, onnxruntime, and kernels. */
 const WORKER_BYTES = 96 << 20;
 /** Neurons that fire for one token, for the estimate; sparse models have far fewer. */
 const ACTIVE_SHARE = 0.2;
+/** Bytes of a predictor, its curve and its copies per gate weight, while all layers are evaluated. */
+const PREDICTOR_BYTES = 1;
 
 export interface MemoryPlan {
   samples: number;
   workers: number;
+  /** Threads of each worker's products. */
+  threads: number;
+  /** The most that the process will use, by this estimate. */
+  bytes: number;
+  /** Recordings and checkpoints on disk. */
+  diskBytes: number;
 }
 
 /**
@@ -129,10 +219,12 @@ export function planMemory(
   asked: boolean,
 ): MemoryPlan {
   const { hiddenSize: d, intermediateSize: nFf, layers, vocabSize } = header.config;
-  const recording = BASE_BYTES + header.fileBytes + traceBytes(layers, d, nFf, resolved.window);
-  const evaluating = BASE_BYTES + header.fileBytes + 8 * resolved.window * vocabSize;
-  const perSample = recordingBytes(d, nFf, ACTIVE_SHARE * nFf) + 4 * nFf;
-  const perLayer = WORKER_BYTES + 16 * d * d + 12 * nFf * d;
+  const { window, threads } = resolved;
+  const recording = BASE_BYTES + header.fileBytes + traceBytes(layers, d, nFf, window);
+  const evaluating =
+    BASE_BYTES + header.fileBytes + 8 * window * vocabSize + PREDICTOR_BYTES * layers * nFf * d;
+  const perSample = recordingBytes(nFf, ACTIVE_SHARE * nFf) + (resolved.epochs > 0 ? 4 * d : 0);
+  const perLayer = layerBytes(d, nFf, resolved.epochs > 0);
   const trainingOne = (samples: number): number => perLayer + perSample * samples;
   const least = Math.max(
     recording,
@@ -148,6 +240,25 @@ export function planMemory(
   const room = memoryBytes - BASE_BYTES;
   const fitting = Math.floor((room - perLayer) / perSample);
   const samples = Math.min(resolved.samples, fitting);
-  const workers = Math.max(1, Math.min(resolved.threads, layers, Math.floor(room / trainingOne(samples))));
-  return { samples, workers };
+  const workers = Math.max(1, Math.min(threads, layers, Math.floor(room / trainingOne(samples))));
+  return {
+    samples,
+    workers,
+    threads: Math.max(1, Math.floor(threads / workers)),
+    bytes: Math.max(recording, evaluating, BASE_BYTES + workers * trainingOne(samples)),
+    diskBytes: samples * layers * (2 * d + bitBytes(nFf) + 2 * ACTIVE_SHARE * nFf) + layers * nFf * d * 0.5,
+  };
+}
+
+/** What fitting one layer holds, apart from what grows with the samples. */
+function layerBytes(d: number, nFf: number, training: boolean): number {
+  const gate = 4 * nFf * d;
+  // The covariance and its factor; the gates' energy, its factors and the products on the way.
+  const squares = 9 * 4 * d * d;
+  const rank = d / 2;
+  const factors = 3 * 4 * rank * (d + nFf);
+  const gates = 4 * gateTokens(nFf, Infinity) * (nFf + d);
+  // Weights and Adam's moments, in and out of the graph, and what it holds on the way.
+  const trained = training ? 10 * 4 * rank * (d + nFf) : 0;
+  return WORKER_BYTES + gate + squares + gates + Math.max(factors, trained);
 }

@@ -5,32 +5,37 @@
 import { UsageError } from '../errors.js';
 import { samplePositions, shuffled } from './seeded.js';
 
-/** Share of the passages that nothing is trained on. */
+/** Share of the passages that predictors and thresholds are chosen by, and as many again for the figures. */
 const HELD_OUT_SHARE = 0.1;
 /** Neighbouring windows share names and topics: keep this many together where there is enough text. */
 const PASSAGE_WINDOWS = 4;
 /** With fewer passages than this, they become shorter: the held-out ones should come from several places. */
 const MIN_PASSAGES = 40;
+/** One to train on, one to choose by, one for the figures. */
+export const MIN_WINDOWS = 3;
 
-/** What the recorder runs, in this order: first all training windows, then all held-out ones. */
+/** What the recorder runs, in this order: windows to train on, to choose by, and for the figures. */
 export interface Passages {
   /** Token ids, each `window` long. */
   windows: readonly (readonly number[])[];
-  /** The first of `windows` that is held out. */
-  heldOutFrom: number;
+  /** The first of `windows` that nothing is fitted to: kinds, sizes and thresholds are chosen by it. */
+  chooseFrom: number;
+  /** The first of `windows` that decides nothing and gives the figures. */
+  reportFrom: number;
   window: number;
 }
 
 /** Where samples are taken: positions count tokens over `windows`. */
 export interface SamplePlan {
   train: Uint32Array;
-  heldOut: Uint32Array;
+  choose: Uint32Array;
+  report: Uint32Array;
 }
 
 /**
  * @param texts token ids of each text
  * @param tokens most tokens to use; passages spread evenly over the texts are chosen
- * @throws UsageError when there are not two windows
+ * @throws UsageError when there are not three windows
  */
 export function splitPassages(
   texts: readonly (readonly number[])[],
@@ -39,14 +44,14 @@ export function splitPassages(
   seed: number,
 ): Passages {
   const total = texts.reduce((sum, ids) => sum + Math.floor(ids.length / window), 0);
-  if (total < 2) {
+  if (total < MIN_WINDOWS) {
     const found = texts.reduce((sum, ids) => sum + ids.length, 0);
     throw new UsageError(
-      `the text has ${found} tokens, profiling needs at least two windows of ${window}`,
+      `the text has ${found} tokens, profiling needs at least three windows of ${window}`,
       'Give a longer text, or none: then the model writes its own.',
     );
   }
-  const used = Math.min(total, Math.floor(tokens / window));
+  const used = Math.min(total, Math.max(MIN_WINDOWS, Math.floor(tokens / window)));
   const size = Math.max(1, Math.min(PASSAGE_WINDOWS, Math.floor(used / MIN_PASSAGES)));
   const passages: number[][][] = [];
   for (const ids of texts) {
@@ -58,7 +63,7 @@ export function splitPassages(
       passages.push(passage);
     }
   }
-  const wanted = Math.max(2, Math.floor(tokens / (size * window)));
+  const wanted = Math.max(MIN_WINDOWS, Math.floor(tokens / (size * window)));
   return holdOut(spread(passages, wanted), window, seed);
 }
 
@@ -77,10 +82,20 @@ function holdOut(
   seed: number,
 ): Passages {
   const order = shuffled(passages.length, seed);
-  const held = new Set(order.slice(0, Math.max(1, Math.round(passages.length * HELD_OUT_SHARE))));
-  const train = passages.filter((_, p) => !held.has(p)).flat();
-  const heldOut = passages.filter((_, p) => held.has(p)).flat();
-  return { windows: [...train, ...heldOut], heldOutFrom: train.length, window };
+  const each = Math.max(1, Math.round(passages.length * HELD_OUT_SHARE));
+  const choosing = new Set(order.slice(0, each));
+  const reporting = new Set(order.slice(each, 2 * each));
+  const of = (wanted: (p: number) => boolean): (readonly number[])[] =>
+    passages.filter((_, p) => wanted(p)).flat();
+  const train = of((p) => !choosing.has(p) && !reporting.has(p));
+  const choose = of((p) => choosing.has(p));
+  const report = of((p) => reporting.has(p));
+  return {
+    windows: [...train, ...choose, ...report],
+    chooseFrom: train.length,
+    reportFrom: train.length + choose.length,
+    window,
+  };
 }
 
 /** `count` items at even distances; all when there are no more. */
@@ -91,15 +106,18 @@ function spread<T>(items: readonly T[], count: number): T[] {
   );
 }
 
-/** Samples in the same proportion from training and held-out windows, evenly spread and seeded. */
+/** Samples in the same proportion from all three parts, evenly spread and seeded. */
 export function planSamples(passages: Passages, samples: number, seed: number): SamplePlan {
-  const { windows, heldOutFrom, window } = passages;
-  const trainTokens = heldOutFrom * window;
-  const heldTokens = (windows.length - heldOutFrom) * window;
-  const share = Math.min(1, samples / (trainTokens + heldTokens));
-  const count = (tokens: number): number => Math.max(1, Math.round(tokens * share));
+  const { windows, chooseFrom, reportFrom, window } = passages;
+  const share = Math.min(1, samples / (windows.length * window));
+  const part = (begin: number, end: number, number: number): Uint32Array => {
+    const tokens = (end - begin) * window;
+    const count = Math.max(1, Math.round(tokens * share));
+    return samplePositions(tokens, count, seed + number).map((p) => p + begin * window);
+  };
   return {
-    train: samplePositions(trainTokens, count(trainTokens), seed),
-    heldOut: samplePositions(heldTokens, count(heldTokens), seed + 1).map((p) => p + trainTokens),
+    train: part(0, chooseFrom, 0),
+    choose: part(chooseFrom, reportFrom, 1),
+    report: part(reportFrom, windows.length, 2),
   };
 }

@@ -32,32 +32,47 @@ const WORTH_IT = 0.03;
 export const predictorBytes = (p: LayerPredictor): number =>
   (p.fc1 ? p.fc1.data.length + 4 * p.rank : 0) + p.fc2.data.length + 4 * p.cut.length;
 
-/** @param at index of the chosen point of the curve */
-export function chooseMode(
-  predictor: LayerPredictor,
-  curve: LayerCurve,
+/** What a layer does at its threshold on some samples. */
+export type Densities = LayerChoice['heldOut'];
+
+/** The point `at` of a curve. */
+export const densitiesAt = (
+  curve: Omit<LayerCurve, 'threshold'>,
   at: number,
   sparsity: number,
+): Densities => ({
+  sparsity,
+  predictedSparsity: curve.predictedSparsity[at],
+  recall: curve.recall[at],
+  weightedRecall: curve.weightedRecall[at],
+});
+
+/**
+ * @param chosenBy densities that decide the mode
+ * @param figures densities, on samples that decided nothing, that are told
+ */
+export function chooseMode(
+  predictor: LayerPredictor,
+  threshold: number,
   sizes: FfnSizes,
+  chosenBy: Densities,
+  figures: Densities,
 ): LayerChoice {
+  const mode = cheapest(modeBytes(predictor, sizes, chosenBy));
+  const bytes = modeBytes(predictor, sizes, figures);
+  return { mode, reason: explain(mode, bytes), threshold, heldOut: figures, bytes };
+}
+
+function modeBytes(predictor: LayerPredictor, sizes: FfnSizes, densities: Densities): ModeBytes {
   const { nFf, gateRowBytes, recordBytes } = sizes;
+  const { sparsity, predictedSparsity, recall } = densities;
   const active = (1 - sparsity) * nFf;
-  const recall = curve.recall[at];
-  const predictedSparsity = curve.predictedSparsity[at];
   const cost = predictorBytes(predictor);
-  const bytes: ModeBytes = {
+  return {
     dense: nFf * (gateRowBytes + recordBytes),
     exact: nFf * gateRowBytes + active * recordBytes,
     predicted: cost + (1 - predictedSparsity) * nFf * gateRowBytes + recall * active * recordBytes,
     predictor: cost,
-  };
-  const mode = cheapest(bytes);
-  return {
-    mode,
-    reason: explain(mode, bytes),
-    threshold: curve.threshold[at],
-    heldOut: { sparsity, predictedSparsity, recall, weightedRecall: curve.weightedRecall[at] },
-    bytes,
   };
 }
 

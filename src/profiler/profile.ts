@@ -1,7 +1,7 @@
 /**
  * `profile`, from a model and text to a plan, in the order it happens:
  *
- *     pack -> passages -> record -> train each layer -> choose thresholds -> plan -> evaluate -> artifacts
+ *     pack -> passages -> record -> fit each layer -> choose thresholds -> plan -> evaluate -> artifacts
  *
  * Everything before the artifacts is kept in a work folder: a run that was killed goes on where it was, and
  * ends with the same bytes.
@@ -23,6 +23,7 @@ import { looksLikePack, openPack } from '../pack/reader.js';
 import { TOOL_VERSION } from '../pack/tool-version.js';
 import type { Pack, PackHeader } from '../pack/types.js';
 import type { Attempt } from '../predictor/fit-layer.js';
+import type { SampleParts } from '../predictor/samples.js';
 import {
   writePredictor,
   type ArtifactModel,
@@ -35,29 +36,60 @@ import { writeProfile, type ProfileArtifact } from './artifact.js';
 import { writeCalibrationText } from './calibration.js';
 import { encodeExcerpts } from './excerpts.js';
 import { layerPlan, predictorPath, profilePath } from './find-plan.js';
-import { layerHotness } from './hotness.js';
-import { planMemory, resolveOptions, type ProfileOptions, type ResolvedOptions } from './options.js';
-import { planSamples, selfWrittenPassages, splitPassages, type Passages } from './passages.js';
-import { chooseMode, sizesOf } from './plan.js';
-import { record, stopWhenAsked, type ActivationCounts } from './record.js';
+import { coActivation, layerHotness, PAIR_TOKENS } from './hotness.js';
+import { formatBytes } from '../io/progress.js';
+import {
+  checkOptions,
+  planMemory,
+  quickNote,
+  resolveOptions,
+  type ProfileOptions,
+  type ResolvedOptions,
+} from './options.js';
+import {
+  MIN_WINDOWS,
+  planSamples,
+  selfWrittenPassages,
+  splitPassages,
+  type Passages,
+  type SamplePlan,
+} from './passages.js';
+import { chooseMode, densitiesAt, sizesOf } from './plan.js';
+import { record, stopWhenAsked, traceBytes, type Recorded } from './record.js';
+import { LayerRecording, RECORDING } from './recording-files.js';
 import { applyThresholds, searchRecall } from './search.js';
 import { equalSlopes } from './thresholds.js';
 import { trainLayers } from './train-pool.js';
 import type { TrainedLayer } from './train-worker.js';
 import { WorkFolder } from './work-folder.js';
 
-export interface ProfileResult {
+/** What both ways of profiling give. */
+export interface RunFigures {
+  memory: { limitBytes: number; plannedBytes: number; peakBytes: number; diskBytes: number };
+  /** By stage: text, record, fit, thresholds. */
+  seconds: Record<string, number>;
+  /** Tokens recorded a second, in this run; null when an earlier one had recorded all. */
+  recordTokensPerSecond: number | null;
+}
+
+export interface ProfileResult extends RunFigures {
   artifacts: { profile: string; predictor: string };
   profile: ProfileArtifact;
   predictor: PredictorArtifact;
-  /** The finished plan on the held-out windows. */
+  /** The finished plan on windows that decided nothing. */
   evaluation: Evaluation;
   /** What was asked for, and whether it was reached. */
   target: string;
-  /** Per layer, every predictor that was made, at the recall they were compared at. */
+  /** Per layer, every predictor that was considered, at the recall they were compared at. */
   attempts: Attempt[][];
-  memory: { limitBytes: number; peakBytes: number };
-  seconds: Record<string, number>;
+  /** Seconds of fitting by stage, summed over layers: workers run beside one another. */
+  fitSeconds: Record<string, number>;
+}
+
+/** Frequencies only. */
+export interface HotResult extends RunFigures {
+  artifacts: { profile: string };
+  profile: ProfileArtifact;
 }
 
 /** Where predictors are compared when perplexity is the target: there quality stops moving. */
@@ -74,19 +106,47 @@ export async function profile(
   quant: WeightFormat | null,
   options: ProfileOptions,
 ): Promise<ProfileResult> {
-  const packPath = await sparsePack(path, quant, options);
-  const pack = openPack(packPath);
-  try {
+  return withPack(path, quant, options, async (pack) => {
     const { name } = pack.header;
     const artifacts = { profile: profilePath(folder, name), predictor: predictorPath(folder, name) };
-    const locks = lockArtifacts(Object.values(artifacts));
-    try {
-      return await profilePack(pack, artifacts, options);
-    } finally {
-      for (const lock of locks) lock.release();
-    }
+    return locked(Object.values(artifacts), () => profilePack(pack, artifacts, options));
+  });
+}
+
+/** Which neurons are hot: the profile alone, as fast as the model reads. Arguments as for `profile`. */
+export async function profileHot(
+  path: string,
+  folder: string,
+  quant: WeightFormat | null,
+  options: Omit<ProfileOptions, 'hotOnly'>,
+): Promise<HotResult> {
+  const hot = { ...options, hotOnly: true };
+  return withPack(path, quant, hot, async (pack) => {
+    const artifacts = { profile: profilePath(folder, pack.header.name) };
+    return locked(Object.values(artifacts), () => countPack(pack, artifacts, hot));
+  });
+}
+
+async function withPack<T>(
+  path: string,
+  quant: WeightFormat | null,
+  options: ProfileOptions,
+  work: (pack: Pack) => Promise<T>,
+): Promise<T> {
+  const pack = openPack(await sparsePack(path, quant, options));
+  try {
+    return await work(pack);
   } finally {
     pack.close();
+  }
+}
+
+async function locked<T>(paths: readonly string[], work: () => Promise<T>): Promise<T> {
+  const locks = lockArtifacts(paths);
+  try {
+    return await work();
+  } finally {
+    for (const lock of locks) lock.release();
   }
 }
 
@@ -99,13 +159,13 @@ async function sparsePack(
   if (looksLikePack(path)) {
     const pack = openPack(path);
     pack.close();
-    resolveOptions(pack.header.config, options);
+    checkOptions(pack.header.config, options);
     if (quant === null || quant === pack.header.quant) return path;
     throw new UsageError(`${path} holds ${pack.header.quant} weights, not ${quant}`, 'Leave --quant out.');
   }
   const source = await openModel(path);
   try {
-    resolveOptions(source.config, options);
+    checkOptions(source.config, options);
     for (const warning of source.warnings) options.onWarning?.(warning);
     const { threads, signal, onProgress } = options;
     return await cachedPack(source, quant ?? 'q8', { threads, signal, onProgress });
@@ -138,79 +198,75 @@ async function profilePack(
   options: ProfileOptions,
 ): Promise<ProfileResult> {
   const { header } = pack;
-  const { signal, onProgress } = options;
+  const { signal, onProgress, onNote } = options;
   const limitBytes = options.memoryBytes ?? Math.floor(totalmem() / 2);
-  const asked = resolveOptions(header.config, options);
+  const asked = resolveOptions(header, options);
   const memory = planMemory(header, asked, limitBytes, options.samples !== undefined);
   const resolved = { ...asked, samples: memory.samples };
+  if (options.quick) onNote?.(quickNote(resolved));
+  onNote?.(
+    `at most ${formatBytes(memory.bytes)} of memory and ${formatBytes(memory.diskBytes)} of disk; ` +
+      `${memory.workers} layers fitted at a time`,
+  );
   const clock = stopwatch();
-
-  const texts = (options.texts ?? []).map(({ name, text }) => ({
-    name: basename(name), // folders of a user's machine have no place in an artifact
-    sha256: createHash('sha256').update(text).digest('hex'),
-    bytes: Buffer.byteLength(text),
-  }));
-  const work = await WorkFolder.open({
-    tool: TOOL_VERSION,
-    fingerprint: header.fingerprint,
-    quant: header.quant,
-    ...resolved,
-    kernels: selectKernels(resolved.kernels).name,
-    texts,
-    artifacts: Object.values(artifacts).map((path) => resolve(path)),
-  });
+  const texts = describeTexts(options);
+  const work = await openWork(pack, resolved, texts, artifacts);
   try {
-    const read = await readText(pack, work, resolved, options, clock);
-    const { passages, counts } = read;
-    const samples = planSamples(passages, resolved.samples, resolved.seed);
+    const { passages, samples, recorded, ...read } = await readText(
+      pack,
+      work,
+      resolved,
+      options,
+      clock,
+      (of) => planSamples(of, resolved.samples, resolved.seed),
+    );
+    const { counts, tokens, index } = recorded;
     const trained = await trainLayers(
       work,
-      counts.counts.map((layerCounts, layer) => ({
+      counts.map((layerCounts, layer) => ({
         packPath: pack.path,
         folder: work.path,
         layer,
-        samples: samples.train.length + samples.heldOut.length,
-        heldOutFrom: samples.train.length,
+        index,
+        parts: partsOf(samples),
         counts: layerCounts,
-        tokens: counts.tokens,
+        tokens,
         kind: resolved.predictor,
         rank: resolved.rank,
         recall: 'recall' in resolved.target ? resolved.target.recall : COMPARE_AT_RECALL,
         epochs: resolved.epochs,
         provider: resolved.device,
+        threads: memory.threads,
         seed: resolved.seed,
       })),
       { model: modelOf(header), workers: memory.workers, signal, onProgress },
     );
-    clock.lap('train');
+    clock.lap('fit');
 
-    const provenance: Provenance = {
-      toolVersion: TOOL_VERSION,
-      createdAt: work.createdAt,
-      texts,
-      selfWritten: texts.length === 0,
-      tokens: passages.windows.length * passages.window,
-      samples: samples.train.length + samples.heldOut.length,
-      heldOutSamples: samples.heldOut.length,
-      window: passages.window,
-      seed: resolved.seed,
-      quant: header.quant,
-      kernels: read.kernelsName,
-    };
-    const result = await decide(pack, trained, counts, passages, resolved, options);
+    const parts = partsOf(samples);
+    const provenance = provenanceOf(work, resolved, header, texts, passages, read.kernelsName, {
+      samples: parts.report.end,
+      heldOutSamples: parts.report.end - parts.report.begin,
+    });
+    const result = await decide(pack, trained, recorded, passages, resolved, options);
     clock.lap('thresholds');
-    const made = { model: modelOf(header), provenance };
+    const model = modelOf(header);
     const profileArtifact: ProfileArtifact = {
-      model: made.model,
+      model,
       sources: [provenance],
-      tokens: counts.tokens,
-      layers: counts.counts.map((of, l) => ({
+      tokens,
+      layers: counts.map((of, l) => ({
         counts: of,
         coActivation: trained[l].coActivation,
-        ...layerHotness(of, counts.tokens),
+        ...layerHotness(of, tokens),
       })),
     };
-    const predictorArtifact: PredictorArtifact = { ...made, target: result.target, layers: result.layers };
+    const predictorArtifact: PredictorArtifact = {
+      model,
+      provenance,
+      target: result.target,
+      layers: result.layers,
+    };
     stopWhenAsked(signal);
     await writeProfile(artifacts.profile, profileArtifact);
     await writePredictor(artifacts.predictor, predictorArtifact);
@@ -222,12 +278,146 @@ async function profilePack(
       evaluation: result.evaluation,
       target: result.target,
       attempts: trained.map((layer) => layer.attempts),
-      memory: { limitBytes, peakBytes: process.resourceUsage().maxRSS * 1024 },
-      seconds: clock.laps,
+      fitSeconds: sumSeconds(trained.map((layer) => layer.seconds)),
+      ...runFigures(limitBytes, memory, clock, read.recordTokensPerSecond),
     };
   } finally {
     work.release();
   }
+}
+
+/** Samples lie in the recording as they were planned: train, choose, report. */
+function partsOf({ train, choose, report }: SamplePlan): SampleParts {
+  const chooseFrom = train.length;
+  const reportFrom = chooseFrom + choose.length;
+  return {
+    train: { begin: 0, end: chooseFrom },
+    choose: { begin: chooseFrom, end: reportFrom },
+    report: { begin: reportFrom, end: reportFrom + report.length },
+  };
+}
+
+/** `--hot-only`: every window is counted, and a few samples say which neurons fire together. */
+async function countPack(
+  pack: Pack,
+  artifacts: HotResult['artifacts'],
+  options: ProfileOptions,
+): Promise<HotResult> {
+  const { header } = pack;
+  const { config } = header;
+  const limitBytes = options.memoryBytes ?? Math.floor(totalmem() / 2);
+  const resolved = resolveOptions(header, options);
+  const clock = stopwatch();
+  const texts = describeTexts(options);
+  const work = await openWork(pack, { ...resolved, hotOnly: true }, texts, artifacts);
+  try {
+    const none = new Uint32Array(0);
+    const { passages, recorded, ...read } = await readText(pack, work, resolved, options, clock, (of) => ({
+      ...planSamples(of, PAIR_TOKENS, resolved.seed),
+      choose: none,
+      report: none,
+    }));
+    const { counts, tokens, index } = recorded;
+    const rows = index.windows.reduce((sum, window) => sum + window.rows, 0);
+    const figures = { samples: rows, heldOutSamples: 0 };
+    const layers = counts.map((of, l) => {
+      const recording = new LayerRecording(work.file(RECORDING), l, index);
+      try {
+        return { counts: of, coActivation: coActivation(recording, of, tokens), ...layerHotness(of, tokens) };
+      } finally {
+        recording.close();
+      }
+    });
+    const profile: ProfileArtifact = {
+      model: modelOf(header),
+      sources: [provenanceOf(work, resolved, header, texts, passages, read.kernelsName, figures)],
+      tokens,
+      layers,
+    };
+    stopWhenAsked(options.signal);
+    await writeProfile(artifacts.profile, profile);
+    work.remove();
+    const plannedBytes =
+      header.fileBytes + traceBytes(config.layers, 0, config.intermediateSize, resolved.window);
+    return {
+      artifacts,
+      profile,
+      ...runFigures(limitBytes, { bytes: plannedBytes, diskBytes: 0 }, clock, read.recordTokensPerSecond),
+    };
+  } finally {
+    work.release();
+  }
+}
+
+// ---- what both have in common ---------------------------------------------------------------------------
+
+const describeTexts = (options: ProfileOptions): Provenance['texts'] =>
+  (options.texts ?? []).map(({ name, text }) => ({
+    name: basename(name), // folders of a user's machine have no place in an artifact
+    sha256: createHash('sha256').update(text).digest('hex'),
+    bytes: Buffer.byteLength(text),
+  }));
+
+/** A folder named by everything that decides the result. How many threads fit a layer does not. */
+const openWork = (
+  { header }: Pack,
+  resolved: ResolvedOptions & { hotOnly?: boolean },
+  texts: Provenance['texts'],
+  artifacts: Record<string, string>,
+): Promise<WorkFolder> =>
+  WorkFolder.open({
+    tool: TOOL_VERSION,
+    fingerprint: header.fingerprint,
+    quant: header.quant,
+    ...resolved,
+    kernels: selectKernels(resolved.kernels).name,
+    texts,
+    artifacts: Object.values(artifacts).map((path) => resolve(path)),
+  });
+
+const provenanceOf = (
+  work: WorkFolder,
+  resolved: ResolvedOptions,
+  header: PackHeader,
+  texts: Provenance['texts'],
+  passages: Passages,
+  kernels: string,
+  figures: { samples: number; heldOutSamples: number },
+): Provenance => ({
+  toolVersion: TOOL_VERSION,
+  createdAt: work.createdAt,
+  texts,
+  selfWritten: texts.length === 0,
+  tokens: passages.windows.length * passages.window,
+  ...figures,
+  window: passages.window,
+  seed: resolved.seed,
+  quant: header.quant,
+  kernels,
+});
+
+const runFigures = (
+  limitBytes: number,
+  { bytes, diskBytes }: { bytes: number; diskBytes: number },
+  clock: Stopwatch,
+  recordTokensPerSecond: number | null,
+): RunFigures => ({
+  memory: {
+    limitBytes,
+    plannedBytes: bytes,
+    peakBytes: process.resourceUsage().maxRSS * 1024,
+    diskBytes,
+  },
+  seconds: clock.laps,
+  recordTokensPerSecond,
+});
+
+function sumSeconds(layers: readonly Record<string, number>[]): Record<string, number> {
+  const sum: Record<string, number> = {};
+  for (const seconds of layers) {
+    for (const [stage, value] of Object.entries(seconds)) sum[stage] = (sum[stage] ?? 0) + value;
+  }
+  return sum;
 }
 
 const modelOf = (header: PackHeader): ArtifactModel => ({
@@ -242,8 +432,10 @@ const modelOf = (header: PackHeader): ArtifactModel => ({
 
 interface ReadText {
   passages: Passages;
-  counts: ActivationCounts;
+  samples: SamplePlan;
+  recorded: Recorded;
   kernelsName: string;
+  recordTokensPerSecond: number | null;
 }
 
 /** Finds or writes the text and records the model reading it. */
@@ -253,6 +445,7 @@ async function readText(
   resolved: ResolvedOptions,
   options: ProfileOptions,
   clock: Stopwatch,
+  plan: (passages: Passages) => SamplePlan,
 ): Promise<ReadText> {
   const { window, tokens, seed, threads, kernels } = resolved;
   const { signal, onProgress } = options;
@@ -270,15 +463,27 @@ async function readText(
   try {
     let passages = given;
     if (!passages) {
-      const count = Math.max(2, Math.floor(tokens / window));
+      const count = Math.max(MIN_WINDOWS, Math.floor(tokens / window));
       const written = await writeCalibrationText(engine, work, count, window, seed, { signal, onProgress });
       passages = selfWrittenPassages(written, seed);
     }
+    if (options.hotOnly) passages = { ...passages, chooseFrom: passages.windows.length };
     clock.lap('text');
-    const samples = planSamples(passages, resolved.samples, seed);
-    const counts = await record(engine, work, passages, samples, { signal, onProgress });
+    const samples = plan(passages);
+    let first = -1;
+    let last = 0;
+    const recorded = await record(engine, work, passages, samples, {
+      inputs: !options.hotOnly,
+      signal,
+      onProgress: (progress) => {
+        if (first < 0) first = progress.done;
+        last = progress.done;
+        onProgress?.(progress);
+      },
+    });
     clock.lap('record');
-    return { passages, counts, kernelsName: engine.kernelsName };
+    const recordTokensPerSecond = last > first ? (last - first) / clock.laps.record : null;
+    return { passages, samples, recorded, kernelsName: engine.kernelsName, recordTokensPerSecond };
   } finally {
     await engine.close();
   }
@@ -310,24 +515,29 @@ interface Decision {
   target: string;
 }
 
-/** Chooses thresholds and modes and evaluates the finished plan on the held-out windows. */
+/** Chooses thresholds and modes, and evaluates the finished plan on windows that chose nothing. */
 async function decide(
   pack: Pack,
   trained: readonly TrainedLayer[],
-  counts: ActivationCounts,
+  { counts, tokens }: Recorded,
   passages: Passages,
   resolved: ResolvedOptions,
   options: ProfileOptions,
 ): Promise<Decision> {
   const { window, threads, kernels, target } = resolved;
   const { signal, onProgress } = options;
-  const heldOut = passages.windows.slice(passages.heldOutFrom).flat();
+  const choose = passages.windows.slice(passages.chooseFrom, passages.reportFrom).flat();
+  const report = passages.windows.slice(passages.reportFrom).flat();
   const curves = trained.map((layer) => layer.curve);
   const choices = (recall: number): LayerChoice[] => {
     const points = equalSlopes(curves, recall);
-    return trained.map(({ predictor, curve, sparsity }, l) =>
-      chooseMode(predictor, curve, points[l], sparsity, sizesOf(pack.header, l)),
-    );
+    return trained.map((layer, l) => {
+      const at = points[l];
+      const chosenBy = densitiesAt(layer.curve, at, layer.sparsity);
+      const figures = densitiesAt(layer.report, at, layer.report.sparsity);
+      const threshold = layer.curve.threshold[at];
+      return chooseMode(layer.predictor, threshold, sizesOf(pack.header, l), chosenBy, figures);
+    });
   };
   const together = (chosen: readonly LayerChoice[]): PredictorLayer[] =>
     chosen.map((choice, l) => ({ ...choice, predictor: trained[l].predictor, curve: trained[l].curve }));
@@ -343,21 +553,25 @@ async function decide(
       layers: start.map((layer, l) =>
         layerPlan(
           layer,
-          Float32Array.from(counts.counts[l], (n) => n / counts.tokens),
+          Float32Array.from(counts[l], (n) => n / tokens),
           layer.threshold,
           'predicted',
         ),
       ),
     },
   });
-  const run = async (layers: readonly PredictorLayer[], compare: boolean): Promise<Evaluation> => {
+  const run = async (
+    layers: readonly PredictorLayer[],
+    text: readonly number[],
+    compare: boolean,
+  ): Promise<Evaluation> => {
     await engine.setModes(layers.map((layer) => layer.mode));
     await applyThresholds(
       engine,
       trained.map((layer) => layer.predictor),
       layers.map((layer) => layer.threshold),
     );
-    return evaluate(engine, heldOut, {
+    return evaluate(engine, text, {
       window,
       compare,
       signal,
@@ -366,26 +580,27 @@ async function decide(
   };
   try {
     if ('recall' in target) {
-      const mean = start.reduce((sum, layer) => sum + layer.heldOut.recall, 0) / start.length;
+      const points = equalSlopes(curves, target.recall);
+      const mean = curves.reduce((sum, { recall }, l) => sum + recall[points[l]], 0) / curves.length;
       const missed = mean < target.recall ? ` (reached ${mean.toFixed(4)})` : '';
       return {
         layers: start,
-        evaluation: await run(start, true),
+        evaluation: await run(start, report, true),
         target: `recall ${target.recall}${missed}`,
       };
     }
     const limit = target.maxPerplexityIncrease;
-    await engine.setModes(start.map(() => 'exact'));
-    const dense = (await evaluate(engine, heldOut, { window, compare: false, signal })).perplexity;
+    await engine.setModes(start.map(() => 'dense'));
+    const dense = (await evaluate(engine, choose, { window, compare: false, signal })).perplexity;
     const { recall, met } = await searchRecall(limit, async (r) => {
-      const { perplexity } = await run(together(choices(r)), false);
+      const { perplexity } = await run(together(choices(r)), choose, false);
       return perplexity / dense - 1;
     });
     const layers = together(choices(recall));
     const words = `perplexity increase at most ${(100 * limit).toFixed(3)} %`;
     return {
       layers,
-      evaluation: await run(layers, true),
+      evaluation: await run(layers, report, true),
       target: `${words}: recall ${recall.toFixed(4)}${met ? '' : ' (not reached)'}`,
     };
   } finally {

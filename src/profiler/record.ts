@@ -1,14 +1,21 @@
 /**
  * Recording: the engine reads window after window in `exact` mode, and what each layer's FFN saw and did is
- * appended to files. Checkpoints let a killed run go on with the next window; what was written after the
+ * appended to a file. Checkpoints let a killed run go on with the next window; what was written after the
  * last checkpoint is cut off and recorded again, with the same result.
  */
 import type { Engine } from '../engine/engine.js';
 import { HybridError } from '../errors.js';
 import type { OnProgress } from '../io/progress.js';
-import { FLOAT16_MAX, toFloat16 } from '../onnx/float16.js';
+import { FLOAT16_MAX, float16Array } from '../onnx/float16.js';
 import type { Passages, SamplePlan } from './passages.js';
-import { bitBytes, FILE_KINDS, GrowingFile, recordingPath } from './recording-files.js';
+import {
+  bitBytes,
+  GrowingFile,
+  RECORDING,
+  windowBytes,
+  type RecordingIndex,
+  type WindowIndex,
+} from './recording-files.js';
 import type { WorkFolder } from './work-folder.js';
 
 /** How often each neuron was active over the training windows: the hot and the cold. */
@@ -19,10 +26,12 @@ export interface ActivationCounts {
   counts: Uint32Array[];
 }
 
+export interface Recorded extends ActivationCounts {
+  index: RecordingIndex;
+}
+
 interface Checkpoint {
-  windowsDone: number;
-  /** [layers][3]: bytes of each file. */
-  lengths: number[][];
+  index: RecordingIndex;
   tokens: number;
   /** base64 of u32 [layers][nFf] */
   counts: string;
@@ -30,11 +39,18 @@ interface Checkpoint {
 
 const CHECKPOINT = 'recording.json';
 /** At most this much work is done twice after a kill. */
-const CHECKPOINT_MS = 2000;
+const CHECKPOINT_MS = 5000;
 
 /** Bytes one window's traces take beside the engine itself. */
 export const traceBytes = (layers: number, d: number, nFf: number, window: number): number =>
   4 * layers * (d + nFf) * window;
+
+export interface RecordOptions {
+  /** Record inputs too: what predictors are fitted to. @default true */
+  inputs?: boolean;
+  signal?: AbortSignal;
+  onProgress?: OnProgress;
+}
 
 /** @param engine in FFN mode `exact`, with a context of at least one window */
 export async function record(
@@ -42,25 +58,25 @@ export async function record(
   folder: WorkFolder,
   passages: Passages,
   samples: SamplePlan,
-  options: { signal?: AbortSignal; onProgress?: OnProgress } = {},
-): Promise<ActivationCounts> {
+  options: RecordOptions = {},
+): Promise<Recorded> {
   const { hiddenSize: d, intermediateSize: nFf, layers } = engine.layout.config;
-  const { windows, window, heldOutFrom } = passages;
-  const start = folder.readJson<Checkpoint>(CHECKPOINT) ?? emptyCheckpoint(layers, nFf);
+  const { windows, window, chooseFrom } = passages;
+  const inputs = options.inputs ?? true;
+  const start = folder.readJson<Checkpoint>(CHECKPOINT) ?? emptyCheckpoint(inputs ? d : 0, layers, nFf);
+  const { index } = start;
   const counts = countsOf(start, layers, nFf);
   let { tokens } = start;
-  const files = start.lengths.map((lengths, l) =>
-    FILE_KINDS.map((kind, k) => GrowingFile.open(recordingPath(folder.path, l, kind), lengths[k])),
-  );
+  const known = index.windows.reduce((sum, of) => sum + windowBytes(index, of), 0);
   const picked = new Uint8Array(windows.length * window);
-  for (const p of [...samples.train, ...samples.heldOut]) picked[p] = 1;
+  for (const p of [...samples.train, ...samples.choose, ...samples.report]) picked[p] = 1;
+  const file = GrowingFile.open(folder.file(RECORDING), known);
 
-  const checkpoint = async (windowsDone: number): Promise<void> => {
-    for (const file of files.flat()) file.sync();
+  const checkpoint = async (): Promise<void> => {
+    file.sync();
     const all = Buffer.concat(counts.map((c) => Buffer.from(c.buffer, c.byteOffset, c.byteLength)));
     await folder.writeJson(CHECKPOINT, {
-      windowsDone,
-      lengths: files.map((of) => of.map((file) => file.length)),
+      index,
       tokens,
       counts: all.toString('base64'),
     } satisfies Checkpoint);
@@ -68,45 +84,45 @@ export async function record(
 
   try {
     let last = Date.now();
-    for (let w = start.windowsDone; w < windows.length; w++) {
+    for (let w = index.windows.length; w < windows.length; w++) {
       stopWhenAsked(options.signal);
       options.onProgress?.({ stage: 'record', done: w * window, total: picked.length, unit: 'tokens' });
       const trace = await engine.logits({
         tokens: windows[w],
         logits: false,
-        trace: { inputs: true, activations: true },
+        trace: { inputs, activations: true },
         signal: options.signal,
       });
       const rows = picked.subarray(w * window, (w + 1) * window);
-      for (let l = 0; l < layers; l++) {
-        const inputs = trace.inputs!.subarray(l * window * d, (l + 1) * window * d);
-        const active = trace.activations!.subarray(l * window * nFf, (l + 1) * window * nFf);
-        appendRows(files[l], rows, inputs, active, d, nFf);
-        if (w < heldOutFrom) countActive(active, counts[l]);
-      }
-      if (w < heldOutFrom) tokens += window;
+      const chosen = Array.from(rows.keys()).filter((t) => rows[t]);
+      const active = Array.from({ length: layers }, (_, l) => {
+        const x = trace.inputs?.subarray(l * window * d, (l + 1) * window * d) ?? null;
+        const x1 = trace.activations!.subarray(l * window * nFf, (l + 1) * window * nFf);
+        if (w < chooseFrom) countActive(x1, counts[l]);
+        return appendRows(file, chosen, x, x1, d, nFf);
+      });
+      index.windows.push({ rows: chosen.length, active } satisfies WindowIndex);
+      if (w < chooseFrom) tokens += window;
       if (Date.now() - last < CHECKPOINT_MS && w + 1 < windows.length) continue;
-      await checkpoint(w + 1);
+      await checkpoint();
       last = Date.now();
     }
     options.onProgress?.({ stage: 'record', done: picked.length, total: picked.length, unit: 'tokens' });
   } finally {
-    for (const file of files.flat()) file.close();
+    file.close();
   }
-  return { tokens, counts };
+  return { tokens, counts, index };
 }
 
 export function stopWhenAsked(signal?: AbortSignal): void {
-  if (signal?.aborted) {
-    throw new HybridError('ABORTED', 'profiling was stopped', {
-      hint: 'The same command goes on where it was.',
-    });
-  }
+  if (signal?.aborted) throw stopped();
 }
 
-const emptyCheckpoint = (layers: number, nFf: number): Checkpoint => ({
-  windowsDone: 0,
-  lengths: Array.from({ length: layers }, () => [0, 0, 0]),
+export const stopped = (): HybridError =>
+  new HybridError('ABORTED', 'profiling was stopped', { hint: 'The same command goes on where it was.' });
+
+const emptyCheckpoint = (d: number, layers: number, nFf: number): Checkpoint => ({
+  index: { d, nFf, windows: [] },
   tokens: 0,
   counts: Buffer.alloc(layers * nFf * 4).toString('base64'),
 });
@@ -116,39 +132,51 @@ function countsOf(checkpoint: Checkpoint, layers: number, nFf: number): Uint32Ar
   return Array.from({ length: layers }, (_, l) => all.slice(l * nFf, (l + 1) * nFf));
 }
 
-/** @param rows which of the window's tokens are samples */
+/**
+ * @param chosen which of the window's tokens are samples
+ * @returns active neurons of the samples
+ */
 function appendRows(
-  [xFile, bitsFile, magFile]: GrowingFile[],
-  rows: Uint8Array,
-  inputs: Float32Array,
-  active: Float32Array,
+  file: GrowingFile,
+  chosen: readonly number[],
+  inputs: Float32Array | null,
+  x1: Float32Array,
   d: number,
   nFf: number,
-): void {
-  const chosen: number[] = [];
-  rows.forEach((pick, t) => pick && chosen.push(t));
-  if (chosen.length === 0) return;
-  const x = new Uint16Array(chosen.length * d);
-  const bits = new Uint8Array(chosen.length * bitBytes(nFf));
-  const magnitudes: number[] = [];
+): number {
+  const bytes = bitBytes(nFf);
+  const bits = new Uint8Array(chosen.length * bytes);
+  let magnitudes = new Float32Array(chosen.length * Math.ceil(nFf / 4));
+  let active = 0;
   chosen.forEach((t, row) => {
-    for (let c = 0; c < d; c++) x[row * d + c] = toFloat16(inputs[t * d + c]);
-    for (let i = 0; i < nFf; i++) {
-      const x1 = active[t * nFf + i];
-      if (x1 === 0) continue;
-      bits[row * bitBytes(nFf) + (i >> 3)] |= 1 << (i & 7);
-      magnitudes.push(toFloat16(Math.min(Math.abs(x1), FLOAT16_MAX)));
+    if (magnitudes.length < active + nFf) {
+      const more = new Float32Array(2 * magnitudes.length + nFf);
+      more.set(magnitudes);
+      magnitudes = more;
+    }
+    for (let i = 0, at = t * nFf; i < nFf; i++, at++) {
+      const value = x1[at];
+      if (value === 0) continue;
+      bits[row * bytes + (i >> 3)] |= 1 << (i & 7);
+      const size = value < 0 ? -value : value;
+      magnitudes[active++] = size < FLOAT16_MAX ? size : FLOAT16_MAX;
     }
   });
-  xFile.append(new Uint8Array(x.buffer));
-  bitsFile.append(bits);
-  magFile.append(new Uint8Array(Uint16Array.from(magnitudes).buffer));
+  if (inputs) {
+    const x = new Uint16Array(chosen.length * d);
+    chosen.forEach((t, row) =>
+      float16Array(inputs.subarray(t * d, (t + 1) * d), x.subarray(row * d, (row + 1) * d)),
+    );
+    file.append(new Uint8Array(x.buffer));
+  }
+  file.append(bits);
+  file.append(new Uint8Array(float16Array(magnitudes.subarray(0, active)).buffer));
+  return active;
 }
 
 function countActive(active: Float32Array, counts: Uint32Array): void {
   const nFf = counts.length;
-  for (let at = 0, i = 0; at < active.length; at++) {
-    if (active[at] !== 0) counts[i]++;
-    if (++i === nFf) i = 0;
+  for (let at = 0; at < active.length; at += nFf) {
+    for (let i = 0; i < nFf; i++) if (active[at + i] !== 0) counts[i]++;
   }
 }

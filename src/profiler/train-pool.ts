@@ -12,14 +12,21 @@ import {
   type LayerChoice,
   type ModeBytes,
 } from '../predictor/artifact.js';
-import { parse, readArtifact, writeArtifact, type ArtifactKind } from '../predictor/artifact-file.js';
-import { PREDICTOR_KINDS } from '../predictor/types.js';
+import {
+  f32Schema,
+  parse,
+  readArtifact,
+  toBytes,
+  writeArtifact,
+  type ArtifactKind,
+} from '../predictor/artifact-file.js';
+import { PREDICTOR_FORMATS, PREDICTOR_KINDS } from '../predictor/types.js';
 import { stopWhenAsked } from './record.js';
-import type { TrainedLayer, TrainJob, TrainResult } from './train-worker.js';
+import type { TrainedLayer, TrainJob, TrainResult, TrainTask } from './train-worker.js';
 import type { WorkFolder } from './work-folder.js';
 
 /** A layer between training and the choice of its threshold. */
-const TRAINED_FILE: ArtifactKind = { magic: 'HYBTRAI\0', version: 1, name: 'trained layer' };
+const TRAINED_FILE: ArtifactKind = { magic: 'HYBTRAI\0', version: 2, name: 'trained layer' };
 
 const measuredSchema = z.strictObject({
   sparsity: z.number(),
@@ -32,14 +39,26 @@ const measuredSchema = z.strictObject({
   attempts: z.array(
     z.object({
       kind: z.enum(PREDICTOR_KINDS),
+      format: z.enum(PREDICTOR_FORMATS),
       rank: z.number(),
       bits: z.number(),
       recall: z.number(),
       weightedRecall: z.number(),
       predictedSparsity: z.number(),
       cost: z.number(),
+      from: z.enum(['all', 'sample', 'estimate']),
+      over: z.number(),
+      overError: z.number(),
     }),
   ),
+  seconds: z.record(z.string(), z.number()),
+});
+
+const reportSchema = z.strictObject({
+  sparsity: z.number(),
+  recall: f32Schema,
+  weightedRecall: f32Schema,
+  predictedSparsity: f32Schema,
 });
 
 export interface TrainPoolOptions {
@@ -61,29 +80,37 @@ export async function trainLayers(
   const report = (): void => onProgress?.({ stage: 'train', done, total: jobs.length, unit: 'layers' });
   report();
   if (done === jobs.length) return known as TrainedLayer[];
-  const pool = new Piscina<TrainJob, TrainResult>({
+  const stop = new Int32Array(new SharedArrayBuffer(4));
+  const end = (): void => {
+    Atomics.store(stop, 0, 1);
+  };
+  signal?.addEventListener('abort', end, { once: true });
+  const pool = new Piscina<TrainTask, TrainResult>({
     filename: workerUrl(import.meta.url, './train-worker.js').href,
     minThreads: 1,
     maxThreads: Math.min(options.workers, jobs.length - done),
     // A layer takes seconds to minutes: nothing is gained by queueing two on one worker.
     concurrentTasksPerWorker: 1,
   });
+  const died = poolFailed(pool);
+  died.catch(() => {}); // reported by the race below
+  const running = jobs.map(async (job, l) => {
+    if (known[l]) return known[l];
+    const result = await pool.run({ job, stop });
+    if (!result.ok) throw new HybridError(result.code, result.message, { hint: result.hint });
+    await writeTrained(folder, job.layer, result.layer);
+    done++;
+    report();
+    return result.layer;
+  });
+  const all = Promise.all(running);
   try {
-    return await Promise.race([
-      poolFailed(pool),
-      Promise.all(
-        jobs.map(async (job, l) => {
-          if (known[l]) return known[l];
-          const result = await pool.run(job, { signal });
-          if (!result.ok) throw new HybridError(result.code, result.message, { hint: result.hint });
-          await writeTrained(folder, job.layer, result.layer);
-          done++;
-          report();
-          return result.layer;
-        }),
-      ),
-    ]);
+    stopWhenAsked(signal);
+    return await Promise.race([died, all]);
   } catch (error) {
+    // The others end at their next product: a worker that is terminated inside one takes the process with it.
+    end();
+    await Promise.race([died.catch(() => {}), Promise.allSettled(running)]);
     stopWhenAsked(signal);
     if (error instanceof HybridError) throw error;
     throw new HybridError('LANE_FAILED', `a training worker failed: ${(error as Error).message}`, {
@@ -91,12 +118,13 @@ export async function trainLayers(
       cause: error,
     });
   } finally {
+    signal?.removeEventListener('abort', end);
     await pool.destroy();
   }
 }
 
 /** A worker that dies outside a task is reported here only. */
-const poolFailed = (pool: Piscina<TrainJob, TrainResult>): Promise<never> =>
+const poolFailed = (pool: Piscina<TrainTask, TrainResult>): Promise<never> =>
   new Promise((_, reject) => pool.on('error', reject));
 
 const trainedPath = (folder: WorkFolder, l: number): string =>
@@ -112,10 +140,18 @@ const NOT_CHOSEN: LayerChoice = {
 };
 
 function writeTrained(folder: WorkFolder, l: number, layer: TrainedLayer): Promise<void> {
-  const { predictor, curve, sparsity, coActivation, attempts } = layer;
+  const { predictor, curve, sparsity, report, coActivation, attempts, seconds } = layer;
   return writeArtifact(trainedPath(folder, l), TRAINED_FILE, {
-    meta: { sparsity, coActivation, attempts },
-    blocks: [encodeLayer({ ...NOT_CHOSEN, predictor, curve })],
+    meta: { sparsity, coActivation, attempts, seconds },
+    blocks: [
+      encodeLayer({ ...NOT_CHOSEN, predictor, curve }),
+      {
+        sparsity: report.sparsity,
+        recall: toBytes(report.recall),
+        weightedRecall: toBytes(report.weightedRecall),
+        predictedSparsity: toBytes(report.predictedSparsity),
+      },
+    ],
   });
 }
 
@@ -125,5 +161,5 @@ function readTrained(folder: WorkFolder, l: number, model: ArtifactModel): Train
   const raw = readArtifact(path, TRAINED_FILE);
   const meta = parse(measuredSchema, raw.meta, path);
   const { predictor, curve } = decodeLayer(raw.blocks[0], l, model, path);
-  return { ...meta, predictor, curve };
+  return { ...meta, predictor, curve, report: parse(reportSchema, raw.blocks[1], path) };
 }

@@ -1,20 +1,23 @@
-/** The training pool's worker: reads one layer's recording, trains its predictor, measures its curve. */
+/** The training pool's worker: reads one layer's recording, fits its predictor, measures its curve. */
+import { join } from 'node:path';
 import { HybridError, type ErrorCode } from '../errors.js';
 import { openPack } from '../pack/reader.js';
 import type { LayerCurve } from '../predictor/artifact.js';
 import { fitLayer, type Attempt } from '../predictor/fit-layer.js';
+import type { SampleParts } from '../predictor/samples.js';
 import type { LayerPredictor, PredictorKind } from '../predictor/types.js';
-import { measureCurve } from './curve.js';
+import { measureCurve, type Reported } from './curve.js';
 import { coActivation, type CoActivation } from './hotness.js';
 import { downNorms, gateRows } from './pack-rows.js';
-import { readRecording } from './recording-files.js';
+import { stopped } from './record.js';
+import { LayerRecording, RECORDING, type RecordingIndex } from './recording-files.js';
 
 export interface TrainJob {
   packPath: string;
   folder: string;
   layer: number;
-  samples: number;
-  heldOutFrom: number;
+  index: RecordingIndex;
+  parts: SampleParts;
   /** [nFf] over the training tokens */
   counts: Uint32Array;
   tokens: number;
@@ -26,16 +29,23 @@ export interface TrainJob {
   seed: number;
   /** onnxruntime provider. */
   provider: string;
+  /** Threads of the products; the result does not depend on them. */
+  threads: number;
 }
 
 export interface TrainedLayer {
   predictor: LayerPredictor;
+  /** On the samples to choose by. */
   curve: LayerCurve;
-  /** On the held-out samples. */
+  /** On those as well. */
   sparsity: number;
+  /** What the curve's thresholds give on samples that chose nothing. */
+  report: Reported;
   coActivation: CoActivation;
-  /** What else was tried. */
+  /** What else was considered. */
   attempts: Attempt[];
+  /** What took how long. */
+  seconds: Record<string, number>;
 }
 
 /** Predictor bits per gate weight, scales included. Above it, reading the gate itself is hardly dearer. */
@@ -45,9 +55,19 @@ const MAX_BITS = 3.25;
 export type TrainResult =
   { ok: true; layer: TrainedLayer } | { ok: false; code: ErrorCode; message: string; hint: string };
 
-export default async function train(job: TrainJob): Promise<TrainResult> {
+/** `stop[0]` other than 0: end at the next chance. A worker must not be terminated inside onnxruntime. */
+export interface TrainTask {
+  job: TrainJob;
+  stop: Int32Array;
+}
+
+export default async function train({ job, stop }: TrainTask): Promise<TrainResult> {
+  const check = (): void => {
+    if (Atomics.load(stop, 0) !== 0) throw stopped();
+  };
   try {
-    return { ok: true, layer: await trainOne(job) };
+    check();
+    return { ok: true, layer: await trainOne(job, check) };
   } catch (error) {
     const { message } = error as Error;
     if (error instanceof HybridError) return { ok: false, code: error.code, message, hint: error.hint };
@@ -60,15 +80,18 @@ export default async function train(job: TrainJob): Promise<TrainResult> {
   }
 }
 
-async function trainOne(job: TrainJob): Promise<TrainedLayer> {
-  const { layer, samples, heldOutFrom, counts, tokens } = job;
+async function trainOne(job: TrainJob, check: () => void): Promise<TrainedLayer> {
+  const { layer, parts, counts, tokens } = job;
+  const begin = performance.now();
   const pack = openPack(job.packPath);
+  let recording: LayerRecording | null = null;
   try {
-    const { hiddenSize: d, intermediateSize: nFf, activation } = pack.header.config;
-    const rec = readRecording(job.folder, layer, samples, d, nFf);
+    recording = new LayerRecording(join(job.folder, RECORDING), layer, job.index);
     const norms = downNorms(pack, layer);
     const { gate, ffn } = pack.header.layers[layer];
-    const { predictor, attempts } = await fitLayer(
+    const weights = gateRows(pack, layer);
+    const read = performance.now();
+    const { predictor, attempts, seconds } = await fitLayer(
       {
         layer,
         kind: job.kind,
@@ -77,19 +100,33 @@ async function trainOne(job: TrainJob): Promise<TrainedLayer> {
         ranks: job.rank === 'auto' ? undefined : [job.rank],
         epochs: job.epochs,
         seed: job.seed,
-        gateRows: gateRows(pack, layer),
+        gateRows: weights,
         downNorms: norms,
-        gateThreshold: activation.threshold,
+        gateThreshold: pack.header.config.activation.threshold,
         gateRowBytes: gate.stride,
         recordBytes: ffn.stride,
         provider: job.provider,
+        threads: job.threads,
+        check,
       },
-      rec,
-      heldOutFrom,
+      recording,
+      parts,
     );
-    const { curve, sparsity } = measureCurve(predictor, rec, heldOutFrom, norms);
-    return { predictor, curve, sparsity, attempts, coActivation: coActivation(rec, counts, tokens) };
+    const fitted = performance.now();
+    const measured = measureCurve(predictor, recording, parts, norms);
+    return {
+      predictor,
+      ...measured,
+      attempts,
+      coActivation: coActivation(recording, counts, tokens),
+      seconds: {
+        read: (read - begin) / 1000,
+        ...seconds,
+        curve: (performance.now() - fitted) / 1000,
+      },
+    };
   } finally {
+    recording?.close();
     pack.close();
   }
 }

@@ -5,7 +5,11 @@ import { syntheticLayer } from './synthetic-layer.js';
 
 const layer = syntheticLayer(6000, 64, 96, 12);
 const { samples, gateRows, norms, threshold } = layer;
-const TRAIN = 4096;
+const PARTS = {
+  train: { begin: 0, end: 4096 },
+  choose: { begin: 4096, end: 5048 },
+  report: { begin: 5048, end: 6000 },
+};
 
 const fit = (job: Partial<FitJob>) =>
   fitLayer(
@@ -25,7 +29,7 @@ const fit = (job: Partial<FitJob>) =>
       ...job,
     },
     samples,
-    TRAIN,
+    PARTS,
   );
 
 describe('fitLayer', () => {
@@ -80,8 +84,9 @@ describe('fitLayer', () => {
     for (let t = 0; t < samples.samples; t += 7) {
       for (let r = 0; r < 32; r++) {
         let sum = bias[r];
-        for (let c = 0; c < 64; c++) sum += fc1[r * 64 + c] * samples.inputs[t * 64 + c];
-        lowest = Math.min(lowest, sum / bias[r]);
+        for (let c = 0; c < 64; c++) sum += fc1[r * 64 + c] * samples.values[t * 64 + c];
+        // A unit without a direction left has no lift and adds nothing.
+        if (bias[r] > 0) lowest = Math.min(lowest, sum / bias[r]);
       }
     }
     expect(lowest).toBeGreaterThan(-0.2); // (almost) every unit is on for every input
@@ -90,28 +95,84 @@ describe('fitLayer', () => {
     expect(a.predictedSparsity).toBeCloseTo(b.predictedSparsity, 2);
   });
 
-  it('stops when asked to', async () => {
-    const signal = AbortSignal.abort();
-    await expect(
-      fitLayer(
+  it('ends at the next product when asked to', async () => {
+    let products = 0;
+    const check = (): void => {
+      if (++products === 5) throw new Error('stop now');
+    };
+    await expect(fit({ check })).rejects.toThrow('stop now');
+    expect(products).toBe(5);
+  });
+
+  it('gives the same bytes with any number of threads', async () => {
+    const wide = syntheticLayer(1200, 576, 600, 40);
+    const parts = {
+      train: { begin: 0, end: 900 },
+      choose: { begin: 900, end: 1050 },
+      report: { begin: 1050, end: 1200 },
+    };
+    const made = [];
+    for (const threads of [1, 2, 4]) {
+      const { predictor, attempts } = await fitLayer(
         {
           layer: 0,
-          kind: 'sketch',
-          recall: 0.99,
-          maxBits: 3,
-          epochs: 1,
+          kind: 'auto',
+          recall: 0.98,
+          maxBits: 3.25,
+          epochs: 0,
           seed: 1,
-          gateRows,
-          downNorms: norms,
-          gateThreshold: threshold,
-          gateRowBytes: 272,
-          recordBytes: 544,
+          gateRows: wide.gateRows,
+          downNorms: wide.norms,
+          gateThreshold: wide.threshold,
+          gateRowBytes: 600,
+          recordBytes: 1200,
           provider: 'cpu',
+          threads,
         },
-        samples,
-        TRAIN,
-        signal,
-      ),
-    ).rejects.toThrow();
+        wide.samples,
+        parts,
+      );
+      made.push({ predictor, attempts });
+    }
+    expect(made[1]).toEqual(made[0]);
+    expect(made[2]).toEqual(made[0]);
+    // More neurons than a sample has: something was left out by it, with its error.
+    const left = made[0].attempts.filter((attempt) => attempt.from !== 'all');
+    expect(left.length).toBeGreaterThan(0);
+    for (const { from, over, overError } of left) {
+      expect(over).toBeGreaterThan(overError);
+      if (from === 'sample') expect(overError).toBeGreaterThan(0);
+    }
+  });
+
+  it('chooses from a sample what it would choose from all neurons', async () => {
+    const wide = syntheticLayer(1500, 96, 700, 30, 5);
+    const job = {
+      layer: 0,
+      kind: 'sketch' as const,
+      recall: 0.98,
+      maxBits: 4,
+      epochs: 0,
+      seed: 1,
+      gateRows: wide.gateRows,
+      downNorms: wide.norms,
+      gateThreshold: wide.threshold,
+      gateRowBytes: 144,
+      recordBytes: 288,
+      provider: 'cpu',
+    };
+    const parts = {
+      train: { begin: 0, end: 1100 },
+      choose: { begin: 1100, end: 1300 },
+      report: { begin: 1300, end: 1500 },
+    };
+    const { predictor } = await fitLayer(job, wide.samples, parts);
+    const costs = [];
+    for (const format of ['q1', 'q2', 'q3'] as const) {
+      const { attempts } = await fitLayer({ ...job, sketches: [format] }, wide.samples, parts);
+      costs.push({ format, cost: attempts[0].cost });
+    }
+    const best = costs.reduce((a, b) => (b.cost < a.cost ? b : a));
+    expect(predictor.fc2.format).toBe(best.format);
   });
 });

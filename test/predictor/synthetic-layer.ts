@@ -1,9 +1,9 @@
 /** A made-up layer: correlated inputs, a gate with a threshold, and what a recorder would have written. */
-import type { Samples } from '../../src/predictor/samples.js';
+import { samplesInMemory, type Samples } from '../../src/predictor/samples.js';
 import { random } from '../helpers/tiny-models.js';
 
 export interface SyntheticLayer {
-  samples: Samples;
+  samples: Samples & { values: Float32Array };
   gateRows: Float32Array; // [nFf, d]
   norms: Float32Array; // [nFf]
   threshold: number;
@@ -56,14 +56,14 @@ export function syntheticLayer(count: number, d = 64, nFf = 96, directions = 12,
     }
     magnitudeAt[t + 1] = magnitudes.length;
   }
-  const samples = {
+  const samples = samplesInMemory({
     samples: count,
     d,
     nFf,
-    inputs,
+    values: inputs,
     bits,
     magnitudes: Float32Array.from(magnitudes),
     magnitudeAt,
-  };
+  });
   return { samples, gateRows, norms, threshold, gates };
 }

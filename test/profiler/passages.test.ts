@@ -8,21 +8,24 @@ const text = (begin: number, length: number): number[] => Array.from({ length },
 
 describe('passages', () => {
   it('are windows of the texts, each id at most once, training first', () => {
-    const { windows, heldOutFrom } = splitPassages([text(0, 5000), text(10_000, 3000)], 16, 1e9, 1);
+    const { windows, chooseFrom, reportFrom } = splitPassages([text(0, 5000), text(10_000, 3000)], 16, 1e9, 1);
     const ids = windows.flat();
     expect(new Set(ids).size).toBe(ids.length);
     expect(windows.every((w) => w.length === 16 && w.every((id, i) => id === w[0] + i))).toBe(true);
     expect(windows.length).toBe(Math.floor(5000 / 16) + Math.floor(3000 / 16));
-    const share = 1 - heldOutFrom / windows.length;
-    expect(share).toBeGreaterThan(0.05);
-    expect(share).toBeLessThan(0.15);
+    for (const count of [reportFrom - chooseFrom, windows.length - reportFrom]) {
+      expect(count / windows.length).toBeGreaterThan(0.05);
+      expect(count / windows.length).toBeLessThan(0.15);
+    }
   });
 
-  it('never share between training and held out', () => {
-    const { windows, heldOutFrom } = splitPassages([text(0, 16 * 400)], 16, 1e9, 3);
+  it('never share between training, choosing and figures', () => {
+    const { windows, chooseFrom, reportFrom } = splitPassages([text(0, 16 * 400)], 16, 1e9, 3);
     const passageOf = (w: readonly number[]): number => Math.floor(w[0] / (16 * 4));
-    const training = new Set(windows.slice(0, heldOutFrom).map(passageOf));
-    expect(windows.slice(heldOutFrom).some((w) => training.has(passageOf(w)))).toBe(false);
+    const training = new Set(windows.slice(0, chooseFrom).map(passageOf));
+    const choosing = new Set(windows.slice(chooseFrom, reportFrom).map(passageOf));
+    expect(windows.slice(chooseFrom).some((w) => training.has(passageOf(w)))).toBe(false);
+    expect(windows.slice(reportFrom).some((w) => choosing.has(passageOf(w)))).toBe(false);
   });
 
   it('come from the whole text when only part of it is wanted', () => {
@@ -39,13 +42,13 @@ describe('passages', () => {
   });
 
   it('of too short a text are refused with its length', () => {
-    expect(() => splitPassages([text(0, 31)], 16, 1e9, 1)).toThrow('31 tokens');
+    expect(() => splitPassages([text(0, 47)], 16, 1e9, 1)).toThrow('47 tokens');
     expect(() => splitPassages([[]], 16, 1e9, 1)).toThrow('0 tokens');
   });
 
   it('of self-written text are single windows', () => {
-    const { windows, heldOutFrom } = selfWrittenPassages([text(0, 8), text(10, 8), text(20, 8)], 1);
-    expect([windows.length, heldOutFrom]).toEqual([3, 2]);
+    const { windows, chooseFrom, reportFrom } = selfWrittenPassages([text(0, 8), text(10, 8), text(20, 8)], 1);
+    expect([windows.length, chooseFrom, reportFrom]).toEqual([3, 1, 2]);
   });
 });
 
@@ -63,13 +66,16 @@ describe('samples', () => {
     );
   });
 
-  it('are taken from training and held-out windows in proportion', () => {
+  it('are taken from all three parts in proportion', () => {
     const passages = splitPassages([text(0, 32_000)], 16, 1e9, 1);
-    const { train, heldOut } = planSamples(passages, 4000, 1);
-    const border = passages.heldOutFrom * 16;
-    expect(train.every((p) => p < border)).toBe(true);
-    expect(heldOut.every((p) => p >= border && p < 32_000)).toBe(true);
-    expect(train.length / (train.length + heldOut.length)).toBeCloseTo(border / 32_000, 2);
+    const { train, choose, report } = planSamples(passages, 4000, 1);
+    const [first, second] = [passages.chooseFrom * 16, passages.reportFrom * 16];
+    expect(train.every((p) => p < first)).toBe(true);
+    expect(choose.every((p) => p >= first && p < second)).toBe(true);
+    expect(report.every((p) => p >= second && p < 32_000)).toBe(true);
+    const all = train.length + choose.length + report.length;
+    expect(train.length / all).toBeCloseTo(first / 32_000, 2);
+    expect(choose.length / all).toBeCloseTo((second - first) / 32_000, 2);
   });
 
   it('a shuffle has every number once', () => {

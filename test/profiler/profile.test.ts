@@ -84,15 +84,16 @@ describe('profile', () => {
     const loaded = await HybridModel.load(model, { quant: 'q8', ffn: 'exact', threads: 1 });
     try {
       const ids = loaded.tokenizer.encode(text, { addSpecial: false });
-      const { windows, heldOutFrom } = splitPassages([ids], WINDOW, 65_536, 5);
-      const seen = windows.slice(heldOutFrom);
+      const { windows, chooseFrom, reportFrom } = splitPassages([ids], WINDOW, 65_536, 5);
+      // The figures are those of the windows that chose nothing.
+      const seen = windows.slice(reportFrom);
       const traces: LogitsResult[] = [];
       for (const tokens of seen) {
         traces.push(await loaded.engine.logits({ tokens, trace: { inputs: true, activations: true } }));
       }
       const norms = [0, 1].map((l) => downNorms(loaded.engine.pack, l));
       const training: LogitsResult[] = [];
-      for (const tokens of windows.slice(0, heldOutFrom)) {
+      for (const tokens of windows.slice(0, chooseFrom)) {
         training.push(await loaded.engine.logits({ tokens, trace: { activations: true } }));
       }
       result.predictor.layers.forEach((layer, l) => {
@@ -278,7 +279,7 @@ describe('profile refuses', () => {
 
   it.each([
     ['an empty text', ' \n', 'is empty'],
-    ['a text shorter than two windows', 'abc', 'two windows'],
+    ['a text shorter than three windows', 'abc', 'three windows'],
   ])('%s, and leaves old artifacts alone', async (_, short, message) => {
     const old = readFileSync(result.artifacts.predictor);
     const error = await refused(

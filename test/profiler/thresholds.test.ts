@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { LayerCurve } from '../../src/predictor/artifact.js';
-import { chooseMode } from '../../src/profiler/plan.js';
+import { chooseMode, densitiesAt } from '../../src/profiler/plan.js';
 import { searchRecall } from '../../src/profiler/search.js';
 import { equalSlopes } from '../../src/profiler/thresholds.js';
 import { sampleLayer } from '../predictor/sample-artifact.js';
@@ -84,9 +84,13 @@ describe('the search by perplexity', () => {
 describe('the plan', () => {
   const sizes = { nFf: 24, gateRowBytes: 1000, recordBytes: 2000 };
   const { predictor } = sampleLayer(0);
+  const choose = (at: number, sparsity: number, of = sizes) => {
+    const densities = densitiesAt(curve(0.5, 16), at, sparsity);
+    return chooseMode(predictor, 0, of, densities, densities);
+  };
 
   it('predicts where that reads least, and says what it saves', () => {
-    const { mode, reason, bytes } = chooseMode(predictor, curve(0.5, 16), 80, 0.9, sizes);
+    const { mode, reason, bytes } = choose(80, 0.9);
     expect(mode).toBe('predicted');
     expect(bytes.exact).toBeCloseTo(24 * 1000 + 0.1 * 24 * 2000);
     expect(bytes.predicted).toBeCloseTo(
@@ -98,10 +102,19 @@ describe('the plan', () => {
 
   it('stays exact where the predictor costs more than it saves', () => {
     const small = { nFf: 24, gateRowBytes: 16, recordBytes: 32 };
-    expect(chooseMode(predictor, curve(0.5, 16), 80, 0.9, small).mode).toBe('exact');
+    expect(choose(80, 0.9, small).mode).toBe('exact');
+  });
+
+  it('decides by the samples to choose by, and tells the others', () => {
+    const chosenBy = densitiesAt(curve(0.5, 16), 80, 0.9);
+    const figures = { sparsity: 0.5, predictedSparsity: 0.1, recall: 0.9, weightedRecall: 0.95 };
+    const { mode, heldOut, bytes } = chooseMode(predictor, 0.25, sizes, chosenBy, figures);
+    expect(mode).toBe('predicted');
+    expect(heldOut).toEqual(figures);
+    expect(bytes.exact).toBe(24 * 1000 + 0.5 * 24 * 2000);
   });
 
   it('is dense where nearly every neuron fires', () => {
-    expect(chooseMode(predictor, curve(0.5, 16), 0, 0, sizes).mode).toBe('dense');
+    expect(choose(0, 0).mode).toBe('dense');
   });
 });

@@ -32,8 +32,10 @@ const result: ProfileResult = {
   evaluation: { perplexity: 10.1, densePerplexity: 10 } as Evaluation,
   target: 'recall 0.99',
   attempts: [],
-  memory: { limitBytes: 1e9, peakBytes: 1e8 },
+  memory: { limitBytes: 1e9, plannedBytes: 2e8, peakBytes: 1e8, diskBytes: 1e7 },
   seconds: {},
+  fitSeconds: {},
+  recordTokensPerSecond: null,
 };
 
 describe('the report', () => {

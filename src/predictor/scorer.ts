@@ -1,0 +1,98 @@
+/** Scores of a predictor by the engine's own kernels on the rows as they are stored: what a run will do. */
+import { alignUp, q8aLayout } from '../kernels/layout.js';
+import type { Ptr } from '../kernels/kernels.js';
+import { instantiateKernels, selectKernels } from '../kernels/select.js';
+import type { LayerPredictor, RowMatrix } from './types.js';
+
+/** The rows of a predictor: fc2 scores the neurons it has rows for. */
+export type Network = Pick<LayerPredictor, 'fc1' | 'b1' | 'fc2'>;
+
+/** Tokens scored together. */
+const TOKENS = 64;
+
+export class Scorer {
+  private readonly memory: WebAssembly.Memory;
+  private readonly kernels: ReturnType<typeof instantiateKernels>;
+  private readonly at: Record<'x' | 'xq' | 'fc1' | 'b1' | 'hidden' | 'hiddenQ' | 'fc2' | 'scores', Ptr>;
+
+  /** The network in an arena of its own. */
+  constructor(
+    private readonly network: Network,
+    private readonly d: number,
+  ) {
+    const { fc1, b1, fc2 } = network;
+    const rank = fc2.cols;
+    let end = 64; // pointer 0 means "none"
+    const place = (bytes: number): Ptr => {
+      const at = end;
+      end += alignUp(bytes, 64);
+      return at;
+    };
+    this.at = {
+      x: place(TOKENS * f32Row(d)),
+      xq: place(TOKENS * q8aRow(d)),
+      fc1: place((fc1?.data.length ?? 0) + 64),
+      b1: b1 ? place(rank * 4) : 0,
+      hidden: place(TOKENS * f32Row(rank)),
+      hiddenQ: place(TOKENS * q8aRow(rank)),
+      fc2: place(fc2.data.length + 64),
+      scores: place(TOKENS * fc2.rows * 4),
+    };
+    const pages = Math.ceil(end / 65536);
+    this.memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    this.kernels = instantiateKernels(selectKernels('auto'), this.memory);
+    const bytes = new Uint8Array(this.memory.buffer);
+    if (fc1) bytes.set(fc1.data, this.at.fc1);
+    if (b1) new Float32Array(this.memory.buffer, this.at.b1, rank).set(b1);
+    bytes.set(fc2.data, this.at.fc2);
+  }
+
+  /**
+   * Calls `visit` with the scores of a few tokens at a time, f32 [count][rows of fc2], overwritten afterwards.
+   * @param inputs f32 [tokens][d]
+   */
+  each(inputs: Float32Array, visit: (scores: Float32Array, begin: number, count: number) => void): void {
+    const { d, at, memory } = this;
+    const { rows } = this.network.fc2;
+    const tokens = inputs.length / d;
+    const x = new Float32Array(memory.buffer);
+    for (let begin = 0; begin < tokens; begin += TOKENS) {
+      const count = Math.min(TOKENS, tokens - begin);
+      for (let t = 0; t < count; t++) {
+        x.set(inputs.subarray((begin + t) * d, (begin + t + 1) * d), (at.x + t * f32Row(d)) / 4);
+      }
+      this.score(count);
+      visit(new Float32Array(memory.buffer, at.scores, count * rows), begin, count);
+    }
+  }
+
+  private score(count: number): void {
+    const { at, kernels } = this;
+    const { fc1, b1, fc2 } = this.network;
+    if (!fc1) return this.multiply(fc2, at.fc2, at.x, at.xq, count, at.scores, fc2.rows);
+    const row = f32Row(fc2.cols);
+    this.multiply(fc1, at.fc1, at.x, at.xq, count, at.hidden, row / 4);
+    for (let t = 0; b1 && t < count; t++) kernels.biasRelu(at.hidden + t * row, at.b1, fc1.rows);
+    this.multiply(fc2, at.fc2, at.hidden, at.hiddenQ, count, at.scores, fc2.rows);
+  }
+
+  /** out[t][r] = m[r] . input[t]; rows of out are outStride floats apart. */
+  private multiply(
+    m: RowMatrix,
+    weights: Ptr,
+    input: Ptr,
+    quantised: Ptr,
+    count: number,
+    out: Ptr,
+    outStride: number,
+  ): void {
+    const { kernels } = this;
+    const row = q8aRow(m.cols);
+    for (let t = 0; t < count; t++) kernels.quantize(input + t * f32Row(m.cols), quantised + t * row, m.cols);
+    kernels.dot(m.format, weights, m.stride, m.rows, quantised, row, count, out, outStride, m.cols);
+  }
+}
+
+/** Bytes from one vector of `n` to the next. */
+const f32Row = (n: number): number => alignUp(n * 4, 64);
+const q8aRow = (n: number): number => alignUp(q8aLayout(n).bytes, 64);
