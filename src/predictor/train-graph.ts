@@ -1,6 +1,7 @@
 /**
- * The training step as an ONNX graph: forward, backward and Adam written out in standard operators, STEPS of
- * them in one Loop, so that the weights cross into onnxruntime and back once per STEPS batches.
+ * The training step as an ONNX graph: forward and Adam written out in standard operators, the backward pass by the
+ * rules of onnx/operators. STEPS of them run in one Loop, so that the weights cross into onnxruntime and back once
+ * per STEPS batches.
  *
  *     h = relu(x Q(W1)^T + b1)      [B, R]   Q: rounded as the artifact stores it (q4)
  *     s = (h - centre) Q(W2)^T      [B, n]   centre: mean of h at the start, fixed
@@ -14,6 +15,8 @@
  * the hidden units' means, which the lift of the ReLUs makes large; afterwards the cuts take it in.
  */
 import { graph, GraphBuilder, int } from '../onnx/graph-builder.js';
+import { add, linear, mul, relu as reluOf, sub, sum } from '../onnx/operators/index.js';
+import { Tape, type Operator, type Value } from '../onnx/tape.js';
 
 export interface TrainShape {
   d: number;
@@ -47,6 +50,37 @@ export function parameterDims(shape: TrainShape, parameter: Parameter): number[]
   const { d, rank, n } = shape;
   return { w1: [rank, d], b1: [rank], w2: [n, rank], c: [n] }[parameter];
 }
+
+/** Round to the levels of a 4-bit row, w in units of scale; its gradient is that of no rounding at all. */
+const roundedTo4Bits: Operator = {
+  name: '4-bit rounding',
+  shapes: ([w]) => [[...w]],
+  emit(g, [w, scale]) {
+    const code = g.op('Round', [g.op('Div', [w, scale])]);
+    const clipped = g.op('Clip', [code, g.constant('float32', -8), g.constant('float32', 7)]);
+    return [g.op('Mul', [clipped, scale])];
+  },
+  gradient: (_t, _node, dy) => [() => dy, null],
+};
+
+/** softplus(l) where inactive, w softplus(-l) where active; its slope is p (inactive + w) - w, p = sigmoid(l). */
+const weightedCrossEntropy = (weight: string, inactive: string): Operator => ({
+  name: 'weighted cross entropy',
+  shapes: ([logit]) => [[...logit]],
+  emit(g, [logit]) {
+    const on = g.op('Mul', [weight, g.op('Softplus', [g.op('Neg', [logit])])]);
+    const off = g.op('Mul', [inactive, g.op('Softplus', [logit])]);
+    return [g.op('Add', [on, off])];
+  },
+  gradient: (t, { inputs: [logit] }, dy) => [
+    () => {
+      const p = t.g.op('Sigmoid', [logit.name]);
+      const raised = t.g.op('Mul', [p, t.g.op('Add', [inactive, weight])]);
+      const slope: Value = { name: t.g.op('Sub', [raised, weight]), shape: logit.shape };
+      return t.apply(mul, slope, dy);
+    },
+  ],
+});
 
 /**
  * Inputs: x [steps * B, d], label uint8 [steps * B, n] (0: inactive; else class weight * WEIGHT_UNIT), rate [steps],
@@ -90,43 +124,28 @@ export function trainingGraph(
   const end = s.op('Add', [first, batchSize]);
   const rows = (from: string): string =>
     s.op('Slice', [from, unsqueeze(first), unsqueeze(end), s.constant('int64', [0])]);
-  const xb = rows(x);
+  const xb: Value = { name: rows(x), shape: [batch, d] };
   const yb = s.op('Cast', [rows(label)], { to: int(1) });
-  const fakeQuantise = (w: string, scale: string): string => {
-    const code = s.op('Round', [s.op('Div', [w, scale])]);
-    const clipped = s.op('Clip', [code, s.constant('float32', -8), s.constant('float32', 7)]);
-    return s.op('Mul', [clipped, scale]);
-  };
-  const gemm = (a: string, b: string, transA: number, transB: number): string =>
-    s.op('Gemm', [a, b], { transA: int(transA), transB: int(transB) });
-  const sumRows = (m: string): string =>
-    s.op('ReduceSum', [m, s.constant('int64', [0])], { keepdims: int(0) });
 
-  // forward
-  const q1 = fakeQuantise(state.w1, 'scale_w1');
-  const q2 = fakeQuantise(state.w2, 'scale_w2');
-  let h = gemm(xb, q1, 0, 1);
-  if (relu) h = s.op('Relu', [s.op('Add', [h, state.b1])]);
-  const centred = s.op('Sub', [h, 'centre']);
-  const logit = s.op('Mul', [s.op('Sub', [gemm(centred, q2, 0, 1), state.c]), 'steepness']);
-  const p = s.op('Sigmoid', [logit]);
+  // forward; the backward pass follows from it (onnx/tape.ts)
+  const t = new Tape(s);
+  const value = (name: string, dims: readonly number[]): Value => ({ name, shape: dims });
+  const parameters = parametersOf(shape).map((p) => value(state[p], parameterDims(shape, p)));
+  const [w1, w2, c] = (['w1', 'w2', 'c'] as const).map((p) => value(state[p], parameterDims(shape, p)));
+  const q1 = t.apply(roundedTo4Bits, w1, value('scale_w1', [rank, d]));
+  const q2 = t.apply(roundedTo4Bits, w2, value('scale_w2', [n, rank]));
+  let h = t.apply(linear, xb, q1);
+  if (relu) h = t.apply(reluOf, t.apply(add, h, value(state.b1, [rank])));
+  const centred = t.apply(sub, h, value('centre', [rank]));
+  const error = t.apply(sub, t.apply(linear, centred, q2), c);
+  const logit = t.apply(mul, error, value('steepness', [n]));
 
-  // backward: dlogit = p (1 - active + w) - w
   const weight = s.op('Mul', [yb, s.constant('float32', 1 / WEIGHT_UNIT)]);
   const inactive = s.op('Sub', [one, s.op('Min', [yb, one])]);
-  const dLogit = s.op('Sub', [s.op('Mul', [p, s.op('Add', [inactive, weight])]), weight]);
-  const perSample = s.op('Mul', ['steepness', s.constant('float32', 1 / batch)]);
-  const dScore = s.op('Mul', [dLogit, perSample]);
-  const gradient: Record<string, string> = {
-    w2: gemm(dScore, centred, 1, 0),
-    c: s.op('Neg', [sumRows(dScore)]),
-  };
-  let dh = gemm(dScore, q2, 0, 0);
-  if (relu) {
-    dh = s.op('Mul', [dh, s.op('Sign', [h])]);
-    gradient.b1 = sumRows(dh);
-  }
-  gradient.w1 = gemm(dh, xb, 1, 0);
+  const losses = t.apply(weightedCrossEntropy(weight, inactive), logit);
+  const loss = t.apply(mul, t.apply(sum(), losses), t.scalar(1 / batch));
+  const gradients = t.gradients(loss, parameters);
+  const gradient = Object.fromEntries(parametersOf(shape).map((p, i) => [p, gradients[i].name]));
 
   // Adam
   const lr = s.op('Gather', [rate, k]);
@@ -144,14 +163,11 @@ export function trainingGraph(
     next[`${parameter}_v`] = v;
   }
 
-  // loss of the batch, per sample and neuron: softplus(logit) where inactive, w softplus(-logit) where active
-  const lossOn = s.op('Mul', [weight, s.op('Softplus', [s.op('Neg', [logit])])]);
-  const lossOff = s.op('Mul', [inactive, s.op('Softplus', [logit])]);
-  const loss = s.op('ReduceMean', [s.op('Add', [lossOn, lossOff])], { keepdims: int(0) });
+  const meanLoss = s.op('Mul', [loss.name, s.constant('float32', 1 / n)]);
 
   s.output(s.op('Identity', [go]), 'bool', []);
   for (const name of names) s.output(next[name], 'float32', dimsOf(name));
-  s.output(loss, 'float32', []);
+  s.output(meanLoss, 'float32', []);
 
   // ---- the loop ---------------------------------------------------------------------------------------
   g.node(

@@ -3,7 +3,7 @@
  * tokens at once. Names of weights are the model's own (`layers.3.gate`); they are inputs of the graph.
  */
 import { HybridError } from '../errors.js';
-import { ropeFrequencies } from '../engine/load.js';
+import { ropeTable } from '../model/rope.js';
 import type { LayerTensor, ModelConfig, TensorName } from '../model/types.js';
 import * as op from '../onnx/operators/index.js';
 import type { Operator, Tape, Value } from '../onnx/tape.js';
@@ -98,12 +98,12 @@ const MASKED = -1e30;
 
 function attentionTables(t: Tape, config: ModelConfig, tokens: number): AttentionTables {
   const half = config.headDim / 2;
-  const frequencies = ropeFrequencies(config);
+  const { frequencies, magnitude } = ropeTable(config, tokens);
   const table = (f: (x: number) => number): Value => {
     const data = new Float32Array(tokens * config.headDim);
     for (let p = 0; p < tokens; p++) {
       for (let i = 0; i < half; i++) {
-        const value = f(p * frequencies[i]);
+        const value = magnitude * f(p * frequencies[i]);
         data[p * config.headDim + i] = value;
         data[p * config.headDim + half + i] = value;
       }

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { ModelError, UsageError } from '../errors.js';
+import { smallestWindow } from '../model/block.js';
 import { createTokenizer, type Tokenizer } from '../model/tokenizer.js';
 import type { WeightSource } from '../model/types.js';
 import type { AdamWOptions } from '../onnx/adamw.js';
@@ -110,9 +111,8 @@ async function prepareText(
 ): Promise<Prepared> {
   const { config } = source;
   const window = options.window ?? Math.min(DEFAULT_WINDOW, config.maxContext);
-  if (window > config.maxContext) {
-    throw new UsageError(`--window ${window}: the model's context is ${config.maxContext}`);
-  }
+  const longest = Math.min(config.maxContext, smallestWindow(config) ?? Infinity);
+  if (window > longest) throw new UsageError(`--window ${window}: the model's context is ${longest}`);
   const tokenizer = patiently(() => createTokenizer(source.tokenizer));
   const encode = (text: string): Int32Array => encodeText(tokenizer, text);
   const given = texts.map(({ name, text, weight }) => ({ name, weight, ids: encode(text) }));

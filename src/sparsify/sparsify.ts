@@ -4,6 +4,8 @@ import { availableMemory } from '../bench/machine.js';
 import { ModelError, UsageError } from '../errors.js';
 import type { OnProgress } from '../io/progress.js';
 import { writeFileAtomic } from '../io/atomic-write.js';
+import { findArchitecture } from '../model/architectures.js';
+import { isLlamaBlock } from '../model/block.js';
 import { openModel } from '../model/open-model.js';
 import type { ModelConfig, WeightSource } from '../model/types.js';
 import type { WorkFolder } from '../profiler/work-folder.js';
@@ -146,11 +148,34 @@ export async function sparsify(path: string, out: string, options: SparsifyOptio
 /** @throws ModelError for what has no config.json and safetensors to start from */
 export async function openTrainable(path: string): Promise<WeightSource> {
   const source = await openModel(path);
-  if (source.kind === 'safetensors') return source;
-  await source.close();
-  throw new ModelError('MODEL_UNSUPPORTED', `${path}: training starts from a Hugging Face folder`, {
-    hint: 'Quantised weights are a poor start: use the model the file was made from.',
-  });
+  try {
+    requireTrainable(source);
+    return source;
+  } catch (error) {
+    await source.close();
+    throw error;
+  }
+}
+
+/** The training graph (model-graph.ts) is Llama's block, and files are written under Llama's names. */
+function requireTrainable({ kind, path, config }: WeightSource): void {
+  const refuse = (message: string, hint = ''): never => {
+    throw new ModelError('MODEL_UNSUPPORTED', `${path}: ${message}`, { hint });
+  };
+  if (kind !== 'safetensors') {
+    refuse(
+      'training starts from a Hugging Face folder',
+      'Quantised weights are a poor start: use the model the file was made from.',
+    );
+  }
+  // Within its window, sliding attention is full attention.
+  const llama = isLlamaBlock({ ...config, block: { ...config.block, layers: null } });
+  if (!llama || findArchitecture(config.architecture)?.names) {
+    refuse(
+      `training ${config.architecture} is not supported`,
+      'Supported: blocks like Llama, with its tensors.',
+    );
+  }
 }
 
 /** Stages may say how many steps there are; both must agree. */

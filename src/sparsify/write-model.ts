@@ -9,8 +9,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { HybridError, UsageError } from '../errors.js';
 import { createAtomic, writeFileAtomic } from '../io/atomic-write.js';
-import { huggingFaceName } from '../model/tensor-names.js';
-import type { TensorName, WeightSource } from '../model/types.js';
+import { HUGGING_FACE } from '../model/tensor-names.js';
+import type { Role, TensorName, WeightSource } from '../model/types.js';
 import { encodeValues, type FileType } from './final-weights.js';
 import type { Activation } from './model-graph.js';
 import type { Parameter } from './parameters.js';
@@ -20,6 +20,14 @@ const KEPT =
   /^(tokenizer.*|special_tokens_map|added_tokens|vocab|merges|generation_config|chat_template)\.(json|txt|model|jinja)$/;
 /** Tensors begin at multiples of this, as mapping readers like them. */
 const ALIGNMENT = 8;
+
+/** `layers.3.gate` -> `model.layers.3.mlp.gate_proj.weight` */
+export function fileName(name: string): string {
+  const parts = name.split('.');
+  const place = HUGGING_FACE.places[parts[parts.length - 1] as Role];
+  if (typeof place !== 'string') throw new UsageError(`no file name for tensor ${name}`);
+  return place.replace('{l}', parts[1]);
+}
 
 export const MARK = 'sparsify.json';
 
@@ -56,7 +64,7 @@ export async function writeModel(
   const tensors = parameters
     .filter(({ name }) => !name.includes(':'))
     .map(({ name, shape, begin, size }) => ({
-      name: huggingFaceName(name as TensorName),
+      name: fileName(name),
       shape,
       type: typeOf(name),
       values: () => weights.subarray(begin, begin + size),

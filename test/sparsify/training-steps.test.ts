@@ -3,11 +3,11 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openModel } from '../../src/model/open-model.js';
-import { huggingFaceName } from '../../src/model/tensor-names.js';
-import type { TensorName, WeightSource } from '../../src/model/types.js';
+import type { WeightSource } from '../../src/model/types.js';
 import { parametersOf } from '../../src/sparsify/parameters.js';
 import { readWeights } from '../../src/sparsify/read-weights.js';
 import { hash32 } from '../../src/profiler/seeded.js';
+import { fileName } from '../../src/sparsify/write-model.js';
 import { Trainer } from '../../src/sparsify/trainer.js';
 import type { Tokens } from '../../src/sparsify/lanes.js';
 
@@ -103,7 +103,7 @@ describe.skipIf(!available)('five steps of AdamW', () => {
       start,
     );
     const worst = new Worst();
-    const names = new Map(parameters.map((p) => [huggingFaceName(p.name as TensorName), p]));
+    const names = new Map(parameters.map((p) => [fileName(p.name), p]));
     for (const [s, step] of steps.entries()) {
       const parts = [0, 2].map((first): Tokens => {
         const windows = batches[s].slice(first, first + 2);

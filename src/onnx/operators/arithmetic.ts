@@ -19,7 +19,14 @@ const binary = (
 /** a + b */
 export const add: Operator = binary('Add', (_t, _a, _b, _y, dy) => [() => dy, () => dy]);
 /** a - b */
-export const sub: Operator = binary('Sub', (t, _a, _b, _y, dy) => [() => dy, () => t.apply(neg, dy)]);
+export const sub: Operator = {
+  ...binary('Sub', (_t, _a, _b, _y, dy) => [() => dy, () => dy]),
+  gradient: (t, { inputs: [a, b] }, dy) => [
+    () => sumTo(t, dy, a.shape),
+    // Summed first: the sum is the smaller one.
+    () => t.apply(neg, sumTo(t, dy, b.shape)),
+  ],
+};
 /** a * b */
 export const mul: Operator = binary('Mul', (t, a, b, _y, dy) => [
   () => t.apply(mul, dy, b),

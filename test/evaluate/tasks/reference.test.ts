@@ -2,10 +2,13 @@
 import { cpSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { answerTasks, scoreTasks, type TaskAnswers } from '../../../src/evaluate/tasks/evaluate-tasks.js';
 import { readTasks } from '../../../src/evaluate/tasks/samples.js';
 import { HybridModel } from '../../../src/index.js';
+
+/** Seconds on a quiet machine. */
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const FILES = ['last_word', 'next_sentence', 'continue_sentence'].map((name) =>
   resolve(`test/evaluate/tasks/reference/samples_${name}.jsonl`),
