@@ -77,7 +77,10 @@ export function registerProfile(program: Command, context: CliContext): void {
         byteSize('--memory'),
       ),
     )
-    .option('--device <provider>', 'execution provider for the products of fitting, such as webgpu or cuda (default: cpu)')
+    .option(
+      '--device <provider>',
+      'execution provider for the products of fitting, such as webgpu or cuda (default: cpu)',
+    )
     .option('-o, --out <folder>', 'where profiles/ and predictors/ are; with --merge: the file to write', '.')
     .option('--report <file>', 'write an HTML report')
     .addOption(

@@ -32,7 +32,10 @@ export function registerTune(program: Command, context: CliContext): void {
     .command('tune')
     .description('Sweep the thresholds with real evaluations and keep the best point.')
     .argument('[model]', 'model folder, .gguf file or pack (default: the demo model)')
-    .option('--text <file>', 'text to measure on; not the text that was profiled (default: the model writes its own)')
+    .option(
+      '--text <file>',
+      'text to measure on; not the text that was profiled (default: the model writes its own)',
+    )
     .addOption(
       new Option(
         '--tokens <n>',

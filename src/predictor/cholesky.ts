@@ -126,7 +126,11 @@ export async function lowerTimes(
   const out = new Float32Array(n * m);
   for (let begin = 0; begin < n; begin += WIDE) {
     const end = Math.min(n, begin + WIDE);
-    const part = await matrices.times(widePanel(triangle, begin, end), v.subarray(begin * m, end * m), end - begin);
+    const part = await matrices.times(
+      widePanel(triangle, begin, end),
+      v.subarray(begin * m, end * m),
+      end - begin,
+    );
     for (let i = 0, at = begin * m; i < part.length; i++, at++) out[at] += part[i];
   }
   return out;

@@ -39,7 +39,15 @@ import {
   type CostModel,
   type Trial,
 } from './screen.js';
-import { bestFactor, FACTORS, POLISHED_WIDTH, roundingBasis, sketchRows, type RoundingBasis, type SketchFormat } from './sketch.js';
+import {
+  bestFactor,
+  FACTORS,
+  POLISHED_WIDTH,
+  roundingBasis,
+  sketchRows,
+  type RoundingBasis,
+  type SketchFormat,
+} from './sketch.js';
 import { quantiseNetwork, randomFactors, startFrom, train, type TrainState } from './train.js';
 import type { LayerPredictor, PredictorKind } from './types.js';
 
@@ -171,7 +179,9 @@ class LayerFit {
     const trainable = kind === 'mlp' || (kind === 'auto' && epochs > 0);
     // Training starts from the best low-rank predictor.
     const start =
-      lowRank.length > 0 && trainable ? lowRank.reduce((a, b) => (b.trial.cost < a.trial.cost ? b : a)) : null;
+      lowRank.length > 0 && trainable
+        ? lowRank.reduce((a, b) => (b.trial.cost < a.trial.cost ? b : a))
+        : null;
     const built: Candidate[] = [];
     for (const option of options) {
       const { trial } = option;
@@ -231,7 +241,9 @@ class LayerFit {
     const trial = this.tried({ fc1: null, b1: null, fc2: sketch.matrix }, ids, this.sketchBytes(format));
     const build: Option['build'] = async () => {
       const whole = ids.length === this.samples.nFf;
-      const fc2 = whole ? sketch.matrix : (await sketchRows(format, job.gateRows, basis, matrices, factors)).matrix;
+      const fc2 = whole
+        ? sketch.matrix
+        : (await sketchRows(format, job.gateRows, basis, matrices, factors)).matrix;
       return { network: { fc1: null, b1: null, fc2 }, state: null };
     };
     const option: Option = { kind: 'sketch', format, rank: d, bytes: this.sketchBytes(format), trial, build };
@@ -334,7 +346,12 @@ class LayerFit {
   }
 
   /** @param known cuts of a trained network */
-  private measured(network: Network, ids: Uint32Array, bytes: number, known?: Cuts): { cuts: Cuts; trial: Trial } {
+  private measured(
+    network: Network,
+    ids: Uint32Array,
+    bytes: number,
+    known?: Cuts,
+  ): { cuts: Cuts; trial: Trial } {
     const { samples, parts, job } = this;
     const scorer = new Scorer(network, samples.d);
     const cuts = known ?? fitCuts(scorer, ids, this.gates, job.gateThreshold);
@@ -353,11 +370,7 @@ class LayerFit {
     return { kind: option.kind, network, cuts, trial, attempt, state: state && { ...state, ...cuts } };
   }
 
-  private attempted(
-    option: Pick<Attempt, 'kind' | 'format' | 'rank'>,
-    bytes: number,
-    trial: Trial,
-  ): Attempt {
+  private attempted(option: Pick<Attempt, 'kind' | 'format' | 'rank'>, bytes: number, trial: Trial): Attempt {
     const attempt = attemptOf(option, trial, nFfBits(bytes, this.samples), trial, 0, 'all');
     this.attempts.push(attempt);
     return attempt;
@@ -481,7 +494,19 @@ function attemptOf(
   const { recall, weightedRecall, predictedSparsity } = trial.measured;
   const over = trial.cost / best.cost - 1;
   const overError = error / best.cost;
-  return { kind, format, rank, bits, recall, weightedRecall, predictedSparsity, cost: trial.cost, from, over, overError };
+  return {
+    kind,
+    format,
+    rank,
+    bits,
+    recall,
+    weightedRecall,
+    predictedSparsity,
+    cost: trial.cost,
+    from,
+    over,
+    overError,
+  };
 }
 
 /**

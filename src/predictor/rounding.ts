@@ -86,8 +86,7 @@ function addBlockErrors(
     const e0 = first + i * rows;
     const [e1, e2, e3] = [e0 + rows, e0 + 2 * rows, e0 + 3 * rows];
     for (let r = 0; r < rows; r++) {
-      carried[at + r] +=
-        f0 * error[e0 + r] + f1 * error[e1 + r] + f2 * error[e2 + r] + f3 * error[e3 + r];
+      carried[at + r] += f0 * error[e0 + r] + f1 * error[e1 + r] + f2 * error[e2 + r] + f3 * error[e3 + r];
     }
   }
   for (; i < width; i++) {

@@ -174,7 +174,10 @@ export function resolveOptions(header: PackHeader, options: ProfileOptions): Res
  * Training gains a few per cent of what low-rank starts read, and for wide layers takes several times as long
  * as everything else: it is done where it is cheap, or asked for.
  */
-function epochsOf({ hiddenSize, intermediateSize }: ModelConfig, { predictor, quick }: ProfileOptions): number {
+function epochsOf(
+  { hiddenSize, intermediateSize }: ModelConfig,
+  { predictor, quick }: ProfileOptions,
+): number {
   if (predictor === 'mlp') return (quick ? QUICK : FULL).epochs;
   return quick || hiddenSize * intermediateSize > MOST_TRAINED ? 0 : FULL.epochs;
 }

@@ -312,14 +312,11 @@ async function countPack(
   const work = await openWork(pack, { ...resolved, hotOnly: true }, texts, artifacts);
   try {
     const none = new Uint32Array(0);
-    const { passages, recorded, ...read } = await readText(
-      pack,
-      work,
-      resolved,
-      options,
-      clock,
-      (of) => ({ ...planSamples(of, PAIR_TOKENS, resolved.seed), choose: none, report: none }),
-    );
+    const { passages, recorded, ...read } = await readText(pack, work, resolved, options, clock, (of) => ({
+      ...planSamples(of, PAIR_TOKENS, resolved.seed),
+      choose: none,
+      report: none,
+    }));
     const { counts, tokens, index } = recorded;
     const rows = index.windows.reduce((sum, window) => sum + window.rows, 0);
     const figures = { samples: rows, heldOutSamples: 0 };

@@ -75,7 +75,11 @@ export async function record(
   const checkpoint = async (): Promise<void> => {
     file.sync();
     const all = Buffer.concat(counts.map((c) => Buffer.from(c.buffer, c.byteOffset, c.byteLength)));
-    await folder.writeJson(CHECKPOINT, { index, tokens, counts: all.toString('base64') } satisfies Checkpoint);
+    await folder.writeJson(CHECKPOINT, {
+      index,
+      tokens,
+      counts: all.toString('base64'),
+    } satisfies Checkpoint);
   };
 
   try {

@@ -138,7 +138,10 @@ export class LayerRecording implements Samples {
       const from = Math.max(begin, first);
       const to = Math.min(end, first + rows);
       if (from >= to) continue;
-      this.read(bytes.subarray((from - begin) * 2 * d, (to - begin) * 2 * d), offset + (from - first) * 2 * d);
+      this.read(
+        bytes.subarray((from - begin) * 2 * d, (to - begin) * 2 * d),
+        offset + (from - first) * 2 * d,
+      );
     }
     return fromFloat16Array(halves);
   }
@@ -148,7 +151,7 @@ export class LayerRecording implements Samples {
   }
 
   private read(into: Uint8Array, position: number): void {
-    for (let done = 0; done < into.length; ) {
+    for (let done = 0; done < into.length;) {
       const n = readSync(this.fd, into, done, into.length - done, position + done);
       if (n === 0) throw new HybridError('IO_FAILED', `${this.path}: the file ends at ${position + done}`);
       done += n;
