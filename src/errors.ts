@@ -11,6 +11,7 @@ export type ErrorCode =
   | 'PACK_INVALID'
   | 'ARTIFACT_INVALID' // profile or predictor: broken, of another version
   | 'ARTIFACT_MISMATCH' // profile or predictor of another model
+  | 'SESSION_INVALID' // a saved session: broken, of another version or model
   | 'FILE_NOT_FOUND'
   | 'FILE_INVALID' // not a regular file, wrong magic, unreadable
   | 'IO_FAILED' // disk full, permission, short read

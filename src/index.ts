@@ -1,8 +1,9 @@
 /** hybrid-infer's public API. */
 export { HybridModel, type GenerateOptions, type LoadOptions } from './api/hybrid-model.js';
-export { Generation, type GenerationResult } from './api/generation.js';
+export { Generation, type GenerationPiece, type GenerationResult } from './api/generation.js';
+export type { Session, SessionOptions } from './api/session.js';
 export type { RunStats } from './engine/engine.js';
-export type { StopReason } from './engine/jobs.js';
+export type { StopReason, TokenLogprob } from './engine/jobs.js';
 export type { LayerDensity } from './engine/stats.js';
 export type { FfnMode } from './engine/ffn-plan.js';
 export type { WeightFormat } from './kernels/layout.js';

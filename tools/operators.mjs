@@ -162,6 +162,7 @@ async function work() {
   const x = take(activationBytes('q4', d));
   const out = take(Math.max(count, d) * 4);
   const list = take(count * 4);
+  const offsets = take(8);
   const coef = take(count * 4);
 
   let state = thread + 1;
@@ -194,10 +195,11 @@ async function work() {
     // Dense gets its best layout: rows one after the other, nothing between them.
     const plain = w + half * count * row;
     const begin = process.hrtime.bigint();
-    if (op === 'up') kernels.dot('q4', plain, row, count, x, out, d);
-    else if (op === 's2') kernels.dotList('q4', w, record, list, n, x, out, d);
-    else if (op === 'down') kernels.sumRows('q4', plain, row, list, n, coef, out, d);
-    else kernels.sumRows('q4', w + row, record, list, n, coef, out, d);
+    u32.set([0, n], offsets / 4);
+    if (op === 'up') kernels.dot('q4', plain, row, count, x, 0, 1, out, count, d);
+    else if (op === 's2') kernels.dotLists('q4', w, record, offsets, list, 1, x, 0, out, d);
+    else if (op === 'down') kernels.sumLists('q4', plain, row, offsets, list, 1, coef, out, d, d);
+    else kernels.sumLists('q4', w + row, record, offsets, list, 1, coef, out, d, d);
     parentPort.postMessage({ begin, end: process.hrtime.bigint() });
   });
   parentPort.postMessage('ready');

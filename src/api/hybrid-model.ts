@@ -5,11 +5,10 @@
  *     for await (const piece of model.generate('Once upon a time')) process.stdout.write(piece);
  *     await model.close();
  */
-import { randomInt } from 'node:crypto';
 import { Engine, type EngineOptions, type GenerateRequest } from '../engine/engine.js';
-import { resolveOptions } from '../engine/options.js';
+import { resolveOptions, wholeNumber } from '../engine/options.js';
 import type { FfnPlan } from '../engine/ffn-plan.js';
-import { SAMPLING_DEFAULTS, type SamplingOptions } from '../engine/sampler.js';
+import type { SamplingOptions } from '../engine/sampler.js';
 import { UsageError } from '../errors.js';
 import type { OpenedGpu } from '../gpu/open-gpu.js';
 import type { GpuChoice } from '../gpu/providers.js';
@@ -21,7 +20,10 @@ import type { ModelConfig } from '../model/types.js';
 import { packFor } from '../pack/cache.js';
 import { openPack } from '../pack/reader.js';
 import type { Pack } from '../pack/types.js';
-import { Generation, type GenerationResult } from './generation.js';
+import { DraftModel } from './draft-model.js';
+import { Generation, type GenerationPiece, type GenerationResult } from './generation.js';
+import { checkRequest, samplingOptions, stopStrings } from './request-options.js';
+import { restoreSession, Session, type SessionOptions } from './session.js';
 import { TextStream } from './text-stream.js';
 
 export interface LoadOptions extends Omit<EngineOptions, 'gpu'> {
@@ -30,8 +32,8 @@ export interface LoadOptions extends Omit<EngineOptions, 'gpu'> {
   /** Told once about each oddity of the model. */
   onWarning?: (message: string) => void;
   /**
-   * Finds the plan for an opened pack when `plan` is not given and the FFN mode is `auto` or `predicted`;
-   * null: none. @default the artifacts of this model in `profiles/` and `predictors/`, of the current folder
+   * Finds the plan for an opened pack when `plan` is not given: modes, predictors and the order in which
+   * neurons are stored, which every FFN mode profits from; null: none. @default the artifacts of this model in `profiles/` and `predictors/`, of the current folder
    * and of the package
    */
   findPlan?: ((pack: Pack) => Promise<FfnPlan | null> | FfnPlan | null) | null;
@@ -44,7 +46,7 @@ export interface LoadOptions extends Omit<EngineOptions, 'gpu'> {
   gpuMemory?: number;
 }
 
-export interface GenerateOptions extends Partial<SamplingOptions> {
+export interface GenerateOptions extends Partial<Omit<SamplingOptions, 'logitBias' | 'topLogprobs'>> {
   /** Most tokens to generate; the context's end ends the text too. @default the model's, else 256 */
   maxTokens?: number;
   /** Texts that end the generation; not part of the output. */
@@ -53,15 +55,37 @@ export interface GenerateOptions extends Partial<SamplingOptions> {
   ignoreEos?: boolean;
   /** Compute the full gate beside the predictor and report recall. @default false */
   measureRecall?: boolean;
-  /** Ends the generation within one token; the result has stopReason `abort`. */
+  /** Report log-probabilities of each token and this many of the likeliest ones, 0 to 100. */
+  logprobs?: number;
+  /** Added to the logits by token id, -100 to 100. */
+  logitBias?: Readonly<Record<number, number>>;
+  /**
+   * Constrained decoding: called before every choice with the tokens generated so far; returns which tokens
+   * are allowed, bit `id & 31` of word `id >> 5`, or null for all. All sequences wait for it: be quick.
+   */
+  mask?: (tokens: readonly number[]) => Uint32Array | null;
+  /**
+   * Propose tokens and check several in one step; the text is the same with and without. `ngram`: what followed
+   * the last tokens earlier in the text; `draft`: what a small model with the same tokenizer would write next,
+   * `tokens` at a time (1 to 16, 4 by default). @default false
+   */
+  speculate?: 'ngram' | { draft: string; tokens?: number } | false;
+  /** Take known prefixes of the prompt from the KV cache. @default true */
+  cachePrompt?: boolean;
+  /** Ends the generation after the step under way; the result has stopReason `abort`. */
   signal?: AbortSignal;
   /** Prompt tokens done so far. */
   onPrompt?: (done: number, total: number) => void;
 }
 
 const DEFAULT_MAX_TOKENS = 256;
+const DEFAULT_DRAFT_TOKENS = 4;
+/** As OpenAI's API bounds `n`. */
+const MAX_CHOICES = 128;
 
 export class HybridModel implements AsyncDisposable {
+  private readonly drafts = new Map<string, Promise<DraftModel>>();
+
   private constructor(
     readonly engine: Engine,
     readonly tokenizer: Tokenizer,
@@ -84,8 +108,7 @@ export class HybridModel implements AsyncDisposable {
     let gpu: OpenedGpu | null = null;
     try {
       tokenizer = createTokenizer(pack.header.tokenizer);
-      const wantsPlan = (options.ffn ?? 'auto') === 'auto' || options.ffn === 'predicted';
-      if (options.plan === undefined && wantsPlan) engineOptions.plan = await planFor(pack, findPlan);
+      if (options.plan === undefined) engineOptions.plan = await planFor(pack, findPlan);
       if (choice && choice !== 'off') gpu = await startGpu(pack, choice, gpuMemory, engineOptions);
     } catch (error) {
       pack.close();
@@ -114,7 +137,8 @@ export class HybridModel implements AsyncDisposable {
   }
 
   /**
-   * Generate text after `prompt`. Calls on one model are served in turn, each with a KV cache of its own.
+   * Generate text after `prompt`. Calls on one model run side by side in its slots; what one writes does not
+   * depend on the others. Prompts that begin alike share what was computed.
    * @param prompt text, or token ids that are used as they are
    */
   generate(prompt: string | readonly number[], options: GenerateOptions = {}): Generation {
@@ -122,12 +146,62 @@ export class HybridModel implements AsyncDisposable {
     return this.start(ids, options);
   }
 
+  /**
+   * `n` texts after one prompt, with seeds seed, seed + 1, ... The prompt is computed once: the others begin
+   * when the first one has its first token.
+   */
+  choices(prompt: string | readonly number[], n: number, options: GenerateOptions = {}): Generation[] {
+    wholeNumber('n', n, 1, MAX_CHOICES);
+    const ids = typeof prompt === 'string' ? this.promptIds(prompt) : prompt;
+    const { seed } = samplingOptions(options, this.defaults);
+    let begun!: () => void;
+    const prompted = new Promise<void>((resolve) => (begun = resolve));
+    const first = this.start(ids, { ...options, seed }, null, begun);
+    void first.then(begun, begun);
+    const others = Array.from({ length: n - 1 }, (_, i) =>
+      this.start(ids, { ...options, seed: (seed + i + 1) % 2 ** 32 }, prompted),
+    );
+    return [first, ...others];
+  }
+
+  /**
+   * A conversation that computes only what is new in each turn.
+   * @throws HybridError TEMPLATE_INVALID when a system prompt is given and the model has no chat template
+   */
+  session(options: SessionOptions = {}): Session {
+    return new Session(this, options);
+  }
+
+  /** @throws HybridError SESSION_INVALID when the file is damaged or of another model */
+  restoreSession(file: string): Promise<Session> {
+    return restoreSession(this, file);
+  }
+
+  /**
+   * One vector a text: the mean over tokens of the last hidden state after the final norm, scaled to length 1.
+   * @returns f32 [hiddenSize] for each text
+   * @throws HybridError CONTEXT_FULL
+   */
+  async embed(texts: readonly string[], signal?: AbortSignal): Promise<Float32Array[]> {
+    return Promise.all(
+      texts.map(async (text) => {
+        const tokens = this.promptIds(text);
+        const { hidden } = await this.engine.logits({ tokens, logits: false, hidden: true, signal });
+        return meanDirection(hidden!, tokens.length);
+      }),
+    );
+  }
+
   /** Generate the assistant's answer to a conversation with the model's own chat template. */
   chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
-    const text = applyChatTemplate(this.engine.pack.header.tokenizer, messages, {
-      addGenerationPrompt: true,
-    });
-    return this.start(this.tokenizer.encode(text, { addSpecial: false }), options);
+    return this.start(this.chatIds(messages), options);
+  }
+
+  /** Token ids of a conversation in the model's own template, up to where the assistant speaks. */
+  chatIds(messages: readonly ChatMessage[]): number[] {
+    const { tokenizer } = this.engine.pack.header;
+    const text = applyChatTemplate(tokenizer, messages, { addGenerationPrompt: true });
+    return this.tokenizer.encode(text, { addSpecial: false });
   }
 
   /**
@@ -138,7 +212,25 @@ export class HybridModel implements AsyncDisposable {
     return (await this.engine.logits({ tokens: tokenIds })).logits;
   }
 
+  /** Draft models are loaded on first use and stay. @throws ModelError when the tokenizers differ */
+  private async speculation(
+    prompt: readonly number[],
+    how: NonNullable<GenerateOptions['speculate']>,
+    signal: AbortSignal,
+  ): Promise<GenerateRequest['speculate']> {
+    if (typeof how !== 'object') return how;
+    let loading = this.drafts.get(how.draft);
+    if (!loading) {
+      loading = DraftModel.load(how.draft, this);
+      this.drafts.set(how.draft, loading);
+      loading.catch(() => this.drafts.delete(how.draft));
+    }
+    const draft = await loading;
+    return (tokens) => draft.propose(prompt, tokens, how.tokens ?? DEFAULT_DRAFT_TOKENS, signal);
+  }
+
   async close(): Promise<void> {
+    for (const draft of this.drafts.values()) await draft.then((model) => model.close()).catch(() => {});
     await this.engine.close();
     await this.gpu?.close();
   }
@@ -147,7 +239,8 @@ export class HybridModel implements AsyncDisposable {
     return this.close();
   }
 
-  private promptIds(prompt: string): number[] {
+  /** Token ids of a text, special tokens as the tokenizer adds them; never empty. @throws UsageError */
+  promptIds(prompt: string): number[] {
     const ids = this.tokenizer.encode(prompt);
     if (ids.length > 0) return ids;
     const { bosId } = this.config;
@@ -155,17 +248,28 @@ export class HybridModel implements AsyncDisposable {
     throw new UsageError('the prompt is empty and the model has no begin token', 'Give a prompt.');
   }
 
-  private start(prompt: readonly number[], options: GenerateOptions): Generation {
+  /**
+   * @param after the generation begins when this has settled
+   * @param onFirst called when the first token is there
+   */
+  private start(
+    prompt: readonly number[],
+    options: GenerateOptions,
+    after: Promise<void> | null = null,
+    onFirst?: () => void,
+  ): Generation {
     const sampling = samplingOptions(options, this.defaults);
+    checkRequest(options, this.config.vocabSize);
     const stops = stopStrings(options.stop);
     const local = new AbortController();
     const signal = options.signal ? AbortSignal.any([options.signal, local.signal]) : local.signal;
     const stopIds = options.ignoreEos ? [] : [...new Set([...this.config.eosIds, ...this.tokenizer.eosIds])];
-    const run = async (emit: (piece: string) => void): Promise<GenerationResult> => {
+    const { measureRecall, logprobs, logitBias, mask, cachePrompt, onPrompt } = options;
+    const run = async (emit: (piece: GenerationPiece) => void): Promise<GenerationResult> => {
       const stream = new TextStream(this.tokenizer.streamDecoder(), stops);
       let text = '';
-      const send = (piece: string): void => {
-        text += piece;
+      const send = (piece: GenerationPiece): void => {
+        text += piece.text;
         emit(piece);
       };
       const request: GenerateRequest = {
@@ -173,20 +277,37 @@ export class HybridModel implements AsyncDisposable {
         maxTokens: options.maxTokens ?? this.defaults.maxNewTokens ?? DEFAULT_MAX_TOKENS,
         sampling,
         stopIds,
-        measureRecall: options.measureRecall,
+        measureRecall,
+        logprobs,
+        logitBias,
+        mask,
+        cachePrompt,
         signal,
-        onPrompt: options.onPrompt,
-        onTokens: (tokens) => {
-          send(stream.push(tokens));
+        onPrompt,
+        onTokens: (tokens, theirs) => {
+          onFirst?.();
+          send({ text: stream.push(tokens), tokens, logprobs: theirs });
           return stream.stopped;
         },
       };
+      await after;
+      request.speculate = await this.speculation(prompt, options.speculate ?? false, signal);
       const result = await this.engine.generate(request);
-      send(stream.end());
+      const rest = stream.end();
+      if (rest !== '') send({ text: rest, tokens: [], logprobs: logprobs === undefined ? null : [] });
       return { text, seed: sampling.seed, ...result };
     };
     return new Generation(run, () => local.abort());
   }
+}
+
+/** Row sums over rows, scaled to length 1. @param rows f32 [n][width] */
+function meanDirection(rows: Float32Array, n: number): Float32Array {
+  const width = rows.length / n;
+  const sum = new Float64Array(width);
+  for (let at = 0; at < rows.length; at++) sum[at % width] += rows[at];
+  const length = Math.hypot(...sum) || 1;
+  return Float32Array.from(sum, (value) => value / length);
 }
 
 /** Loaded late: onnxruntime is large, and most models run without it. */
@@ -219,53 +340,4 @@ async function planFor(pack: Pack, findPlan: LoadOptions['findPlan']): Promise<F
   if (pack.header.config.activation.kind === 'silu') return null;
   const { findPlan: findArtifacts } = await import('../profiler/find-plan.js');
   return findArtifacts(pack);
-}
-
-function samplingOptions(options: GenerateOptions, defaults: GenerationDefaults): SamplingOptions {
-  const sampling: SamplingOptions = {
-    temperature:
-      options.temperature ??
-      (defaults.doSample === false ? 0 : defaults.temperature) ??
-      SAMPLING_DEFAULTS.temperature,
-    topK: options.topK ?? defaults.topK ?? SAMPLING_DEFAULTS.topK,
-    topP: options.topP ?? defaults.topP ?? SAMPLING_DEFAULTS.topP,
-    minP: options.minP ?? SAMPLING_DEFAULTS.minP,
-    repetitionPenalty: options.repetitionPenalty ?? SAMPLING_DEFAULTS.repetitionPenalty,
-    repetitionWindow: options.repetitionWindow ?? SAMPLING_DEFAULTS.repetitionWindow,
-    seed: options.seed ?? randomInt(2 ** 32),
-  };
-  const check = (name: keyof SamplingOptions, ok: boolean, expected: string): void => {
-    if (!ok) throw new UsageError(`${name} is ${sampling[name]}, expected ${expected}`);
-  };
-  check(
-    'temperature',
-    sampling.temperature >= 0 && sampling.temperature < Infinity,
-    'a number from 0 (greedy) up',
-  );
-  check('topK', Number.isInteger(sampling.topK) && sampling.topK >= 0, 'a whole number from 0 (all) up');
-  check('topP', sampling.topP > 0 && sampling.topP <= 1, 'a number above 0, at most 1');
-  check('minP', sampling.minP >= 0 && sampling.minP <= 1, 'a number from 0 to 1');
-  check(
-    'repetitionPenalty',
-    sampling.repetitionPenalty > 0 && sampling.repetitionPenalty < Infinity,
-    'a number above 0',
-  );
-  check(
-    'repetitionWindow',
-    Number.isInteger(sampling.repetitionWindow) && sampling.repetitionWindow >= 0,
-    'a whole number from 0 up',
-  );
-  check(
-    'seed',
-    Number.isInteger(sampling.seed) && sampling.seed >= 0 && sampling.seed < 2 ** 32,
-    'a whole number from 0 to 4294967295',
-  );
-  return sampling;
-}
-
-function stopStrings(stop: GenerateOptions['stop']): string[] {
-  const list = stop === undefined ? [] : typeof stop === 'string' ? [stop] : [...stop];
-  if (list.some((s) => s === ''))
-    throw new UsageError('a stop string is empty', 'Give at least one character.');
-  return list;
 }

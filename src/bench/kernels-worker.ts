@@ -3,11 +3,11 @@
  * (`prepare`), then runs one pass of a case whenever it is told to (`run`) and says when that began and ended.
  */
 import { parentPort, workerData } from 'node:worker_threads';
-import { alignUp, activationBytes, rowBytes, type WeightFormat } from '../kernels/layout.js';
-import type { KvFormat, KvRows } from '../kernels/kernels.js';
+import { alignUp, activationBytes, KV_PAGE, rowBytes, type WeightFormat } from '../kernels/layout.js';
+import type { KvFormat, Ptr } from '../kernels/kernels.js';
 import { instantiateKernels, type KernelChoice } from '../kernels/select.js';
 
-export type KernelCase = 'read' | 'dot' | 'dotList' | 'sumRows' | 'records' | 'attention';
+export type KernelCase = 'read' | 'dot' | 'dotLists' | 'sumLists' | 'records' | 'attention';
 
 export interface KernelTask {
   memory: WebAssembly.Memory;
@@ -46,7 +46,7 @@ const u8 = new Uint8Array(memory.buffer);
 const u32 = new Uint32Array(memory.buffer);
 const f32 = new Float32Array(memory.buffer);
 
-// The part:  scratch | x | out | list | coef | records ...
+// The part:  scratch | x | out | list | offsets | coef | pages | records ...
 let end = begin;
 const take = (size: number): number => {
   const at = end;
@@ -57,7 +57,9 @@ const scratch = take(SCRATCH_BYTES);
 const x = take(Math.max(activationBytes('f32', cols), activationBytes('q8', cols)));
 const out = take(alignUp(cols, 128) * 4 + CALL_ROWS * 4);
 const list = take(Math.ceil(bytes / rowBytes('q4', cols)) * 4);
+const offsets = take(8);
 const coef = take(CALL_ROWS * 4);
+const pages = take((POSITIONS / KV_PAGE) * 4);
 const records = end;
 
 let format: WeightFormat = 'f32';
@@ -96,6 +98,10 @@ function chooseRecords(sample: number): number {
   return chosen;
 }
 
+interface KvRows {
+  data: Ptr;
+  scales: Ptr;
+}
 interface Head {
   keys: KvRows;
   values: KvRows;
@@ -126,9 +132,9 @@ function inCalls(total: number, body: (first: number, n: number) => void): void 
 }
 
 function run(name: KernelCase, sample: number): KernelReply {
-  const scattered = name === 'dotList' || name === 'records';
+  const scattered = name === 'dotLists' || name === 'records';
   const chosen = scattered ? chooseRecords(sample) : 0;
-  if (name === 'sumRows') for (let id = 0; id < 2 * count; id++) u32[list / 4 + id] = id;
+  if (name === 'sumLists') for (let id = 0; id < 2 * count; id++) u32[list / 4 + id] = id;
   if (name === 'attention' && format === 'q8') writeKvScales();
   const start = process.hrtime.bigint();
   const read = pass(name, chosen);
@@ -144,34 +150,48 @@ function pass(name: KernelCase, chosen: number): number {
       return size;
     }
     case 'dot':
-      inCalls(2 * count, (first, n) => kernels.dot(format, records + first * row, row, n, x, out, cols));
-      return count * record;
-    case 'dotList':
-      inCalls(chosen, (first, n) =>
-        kernels.dotList(format, records, record, list + first * 4, n, x, out, cols),
-      );
-      return chosen * row;
-    case 'sumRows':
       inCalls(2 * count, (first, n) =>
-        kernels.sumRows(format, records, row, list + first * 4, n, coef, out, cols),
+        kernels.dot(format, records + first * row, row, n, x, 0, 1, out, n, cols),
       );
+      return count * record;
+    case 'dotLists':
+      inCalls(chosen, (first, n) => {
+        kernels.dotLists(format, records, record, ...listAt(first, n), x, 0, out, cols);
+      });
+      return chosen * row;
+    case 'sumLists':
+      inCalls(2 * count, (first, n) => {
+        kernels.sumLists(format, records, row, ...listAt(first, n), coef, out, cols, cols);
+      });
       return count * record;
     case 'records':
       inCalls(chosen, (first, n) => {
-        kernels.dotList(format, records, record, list + first * 4, n, x, out, cols);
-        kernels.sumRows(format, records + row, record, list + first * 4, n, coef, out, cols);
+        kernels.dotLists(format, records, record, ...listAt(first, n), x, 0, out, cols);
+        kernels.sumLists(format, records + row, record, ...listAt(first, n), coef, out, cols, cols);
       });
       return chosen * record;
     case 'attention': {
       const kv = format === 'f32' ? 'f32' : 'q8';
       const { heads, headBytes } = headsOf(kv);
+      for (let page = 0; page < POSITIONS / KV_PAGE; page++) u32[pages / 4 + page] = page;
       for (const { keys, values } of heads) {
         // Any numbers do as a query; the scratch area has room for the scores.
-        kernels.attention(kv, coef, keys, values, out, scratch, 1, POSITIONS, HEAD_DIM, HEAD_DIM ** -0.5);
+        kernels.attention(
+          kv,
+          coef,
+          ...([keys.data, keys.scales, values.data, values.scales, pages] as const),
+          ...([out, scratch, 1, 0, POSITIONS, HEAD_DIM, HEAD_DIM ** -0.5] as const),
+        );
       }
       return heads.length * headBytes;
     }
   }
+}
+
+/** One token's list: n entries of `list` from the first on. */
+function listAt(first: number, n: number): [offsets: Ptr, ids: Ptr, nTokens: number] {
+  u32.set([0, n], offsets / 4);
+  return [offsets, list + first * 4, 1];
 }
 
 const DONE: KernelReply = { begin: 0n, end: 0n, bytes: 0 };

@@ -16,8 +16,8 @@ import type { KernelCase, KernelMessage, KernelReply, KernelTask } from './kerne
 export const KERNEL_CASES: Readonly<Record<KernelCase, string>> = {
   read: 'sequential read',
   dot: 'dense dot products (S1)',
-  dotList: 'scattered rows, 10 %, dot products',
-  sumRows: 'dense row sum (S3)',
+  dotLists: 'scattered rows, 10 %, dot products',
+  sumLists: 'dense row sum (S3)',
   records: 'scattered neuron records, 10 %: up dot, down sum (S2, S3)',
   attention: 'attention over 2048 positions',
 };

@@ -151,6 +151,7 @@ class Entrant {
       ...SAMPLING,
       maxTokens: this.lengths.generate,
       ignoreEos: true,
+      cachePrompt: false, // every turn computes its prompt
       signal,
     });
     signal?.throwIfAborted();

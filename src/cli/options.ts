@@ -23,6 +23,7 @@ export interface EngineFlags {
   quant?: WeightFormat;
   context?: number;
   kvCache?: KvFormat;
+  kvMemory?: number;
 }
 
 /** Which predictors to use, and at which thresholds. */
@@ -63,6 +64,12 @@ export function engineOptions(command: Command): Command {
       ).argParser(wholeNumber('--context', 1, MAX_CONTEXT)),
     )
     .addOption(kvCacheOption())
+    .addOption(
+      new Option(
+        '--kv-memory <size>',
+        'bytes of the KV cache, such as 2GiB (default: by --context)',
+      ).argParser(byteSize('--kv-memory')),
+    )
     .addOption(new Option('--gpu <provider>', 'where hot neurons live').choices(GPU_CHOICES).default('off'))
     .addOption(
       new Option('--gpu-memory <size>', 'bytes of GPU memory for weights, such as 4GiB').argParser(
@@ -117,6 +124,7 @@ export function loadOptions(context: CliContext, flags: EngineFlags & PlanFlags)
     quant: flags.quant,
     contextLength: flags.context,
     kvCache: flags.kvCache,
+    kvMemory: flags.kvMemory,
     gpu: flags.gpu,
     gpuMemory: flags.gpuMemory,
     signal: context.signal,

@@ -26,6 +26,9 @@ interface RunFlags extends EngineFlags, PlanFlags {
   topP?: number;
   minP?: number;
   repeatPenalty?: number;
+  presencePenalty?: number;
+  frequencyPenalty?: number;
+  speculate?: string;
   seed?: number;
   stop?: string[];
   greedy?: boolean;
@@ -79,6 +82,22 @@ export function registerRun(program: Command, context: CliContext): void {
       new Option('--repeat-penalty <x>', 'above 1: repeat less').argParser(
         decimal('--repeat-penalty', 0.01, 100),
       ),
+    )
+    .addOption(
+      new Option('--presence-penalty <x>', 'above 0: prefer tokens that are not there yet').argParser(
+        decimal('--presence-penalty', -2, 2),
+      ),
+    )
+    .addOption(
+      new Option(
+        '--frequency-penalty <x>',
+        'above 0: the more often a token is there, the less of it',
+      ).argParser(decimal('--frequency-penalty', -2, 2)),
+    )
+    .option(
+      '--speculate <how>',
+      'ngram: propose what the text repeats, or the path of a small draft model; the text stays the same',
+      'off',
     )
     .addOption(
       new Option('--seed <n>', 'same seed, same text').argParser(wholeNumber('--seed', 0, 2 ** 32 - 1)),
@@ -152,6 +171,9 @@ function generateOptions(context: CliContext, flags: RunFlags): GenerateOptions 
     topP: flags.topP,
     minP: flags.minP,
     repetitionPenalty: flags.repeatPenalty,
+    presencePenalty: flags.presencePenalty,
+    frequencyPenalty: flags.frequencyPenalty,
+    speculate: speculation(flags.speculate),
     seed: flags.seed,
     stop: flags.stop,
     ignoreEos: flags.ignoreEos,
@@ -226,3 +248,8 @@ const toJson = (model: HybridModel, result: GenerationResult): object => ({
   gpuNote: model.gpuNote,
   layers: result.layers.map((layer, index) => ({ layer: index, ...layer })),
 });
+
+function speculation(how = 'off'): GenerateOptions['speculate'] {
+  if (how === 'off') return false;
+  return how === 'ngram' ? 'ngram' : { draft: how };
+}

@@ -6,8 +6,9 @@ import { formatBytes } from '../io/progress.js';
 /** @param gpuNote what `--gpu` came to; null when it was not asked for */
 export function statsLine({ stats, stopReason, seed }: GenerationResult, gpuNote: string | null): string {
   const parts = [
-    `prompt ${stats.promptTokens} tokens at ${rate(stats.promptTokensPerSecond)}`,
+    `prompt ${stats.promptTokens} tokens at ${rate(stats.promptTokensPerSecond)}${known(stats.cachedPromptTokens)}`,
     `generated ${stats.generatedTokens} at ${rate(stats.decodeTokensPerSecond)}${STOP_NOTES[stopReason]}`,
+    ...(stats.draftTokens > 0 ? [`drafts ${stats.acceptedTokens} of ${stats.draftTokens} right`] : []),
     `ffn ${stats.ffnMode}`,
     `${stats.kernels}, ${stats.threads} ${stats.threads === 1 ? 'thread' : 'threads'}`,
     `sparsity ${percent(stats.sparsity)}`,
@@ -24,6 +25,8 @@ export function statsLine({ stats, stopReason, seed }: GenerationResult, gpuNote
 }
 
 const STOP_NOTES = { stop: '', length: ' (length limit)', abort: ' (stopped)' } as const;
+
+const known = (tokens: number): string => (tokens > 0 ? `, ${tokens} of them known` : '');
 
 const rate = (tokensPerSecond: number): string =>
   tokensPerSecond === 0 ? '-' : `${tokensPerSecond.toFixed(tokensPerSecond < 100 ? 2 : 0)}/s`;

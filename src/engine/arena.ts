@@ -16,13 +16,15 @@ const ALIGNMENT = 64;
 export class ArenaPlan {
   private used = ALIGNMENT;
 
+  constructor(private readonly limit = MAX_ARENA_BYTES) {}
+
   get bytes(): number {
     return this.used;
   }
 
   /** Would `bytes` more fit? */
   fits(bytes: number): boolean {
-    return this.used + alignUp(bytes, ALIGNMENT) <= MAX_ARENA_BYTES;
+    return this.used + alignUp(bytes, ALIGNMENT) <= this.limit;
   }
 
   /** @returns the byte offset of a new range, a multiple of 64 */
@@ -30,7 +32,7 @@ export class ArenaPlan {
     if (!this.fits(bytes)) {
       throw new HybridError(
         'OUT_OF_MEMORY',
-        `one part of the model needs ${bytes} bytes more than an arena of 4 GiB has`,
+        `one part of the model needs ${bytes} bytes more than an arena of ${this.limit} bytes has`,
         {
           hint: 'Use a smaller --context or a smaller quantisation.',
         },

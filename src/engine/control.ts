@@ -6,28 +6,32 @@
  *           2 GENERATION  bumped when all have arrived; late lanes sleep on it
  *           3 SLEEPERS    lanes asleep on GENERATION, so that a barrier nobody sleeps at costs no system call
  *           4 FAULT       1: leave the job now (a lane failed); checked at every barrier
- *           5 STOP        1: end the generation after the current token (abort, stop string)
- *           6 NEXT_TOKEN  lane 0's choice, read by all lanes after the barrier; END ends the job
- *           7 PRODUCED    tokens in the job's output ring
- *           8 MAIL        1: a wake-up message to the main thread is under way (at most one at a time)
+ *           5 INBOX       bumped by the main thread when it sent lane 0 a message about sequences
+ *           6 MAIL        1: events for the main thread are under way (at most one message at a time)
+ *           7 HEARTBEAT   bumped by a lane that waits for something outside on purpose (GPU, main thread)
+ *           8 PAGES_USED  pages of the KV cache that sequences hold, as of the last step
+ *           9 PAGES_CACHED  pages that nobody holds and whose prefix is kept
+ *          10 FAILED_ROW  1 + the row of the step that made a job fail; 0: no single one did
+ *     words 16 + 16 l     next chunk of lane l's share of the FFN; one cache line each
  */
-import { RuntimeFault } from '../errors.js';
+const CURSORS = 16;
+const CURSOR_STRIDE = 16;
+export const controlWords = (lanes: number): number => CURSORS + CURSOR_STRIDE * lanes;
+export const chunkCursor = (lane: number): number => CURSORS + CURSOR_STRIDE * lane;
 
-export const CONTROL_WORDS = 16;
 export const Word = {
   JOB: 0,
   ARRIVED: 1,
   GENERATION: 2,
   SLEEPERS: 3,
   FAULT: 4,
-  STOP: 5,
-  NEXT_TOKEN: 6,
-  PRODUCED: 7,
-  MAIL: 8,
+  INBOX: 5,
+  MAIL: 6,
+  HEARTBEAT: 7,
+  PAGES_USED: 8,
+  PAGES_CACHED: 9,
+  FAILED_ROW: 10,
 } as const;
-
-/** NEXT_TOKEN when there is none. */
-export const END = -1;
 
 /**
  * Polls before a waiting lane goes to sleep: about 50 µs, longer than any balanced phase leaves a lane
@@ -36,13 +40,24 @@ export const END = -1;
 const SPINS = 20_000;
 const SPINS_OVERSUBSCRIBED = 20;
 /** A sleeping lane looks for FAULT this often; bounds how long a dead lane can go unnoticed. */
-const SLEEP_SLICE_MS = 50;
-/** No phase takes this long on a working machine: past it the missing lane counts as dead. */
-const BARRIER_TIMEOUT_MS = 60_000;
+export const SLEEP_SLICE_MS = 50;
 
 /** Thrown inside a lane to unwind to its job loop because another lane failed first. */
 export class LaneInterrupted extends Error {}
 
+/**
+ * Called in every slice of a wait for something outside the lanes (the GPU, the main thread): the pool's watch
+ * sees that nobody hangs, and a failure elsewhere ends the wait.
+ */
+export function beat(control: Int32Array): void {
+  Atomics.add(control, Word.HEARTBEAT, 1);
+  if (Atomics.load(control, Word.FAULT) !== 0) throw new LaneInterrupted();
+}
+
+/**
+ * Where all lanes meet. A lane that never comes is noticed by the pool (lanes.ts), which watches GENERATION
+ * and sets FAULT.
+ */
 export class Barrier {
   private readonly spins: number;
 
@@ -57,15 +72,15 @@ export class Barrier {
   /** Returns when all lanes have called it. @throws LaneInterrupted when FAULT is set meanwhile */
   wait(): void {
     const c = this.control;
-    if (this.lanes > 1) {
-      const generation = Atomics.load(c, Word.GENERATION);
-      if (Atomics.add(c, Word.ARRIVED, 1) === this.lanes - 1) {
-        Atomics.store(c, Word.ARRIVED, 0);
-        Atomics.add(c, Word.GENERATION, 1);
-        if (Atomics.load(c, Word.SLEEPERS) > 0) Atomics.notify(c, Word.GENERATION);
-      } else {
-        this.awaitGeneration(generation);
-      }
+    const generation = Atomics.load(c, Word.GENERATION);
+    if (this.lanes === 1) {
+      Atomics.store(c, Word.GENERATION, generation + 1);
+    } else if (Atomics.add(c, Word.ARRIVED, 1) === this.lanes - 1) {
+      Atomics.store(c, Word.ARRIVED, 0);
+      Atomics.add(c, Word.GENERATION, 1);
+      if (Atomics.load(c, Word.SLEEPERS) > 0) Atomics.notify(c, Word.GENERATION);
+    } else {
+      this.awaitGeneration(generation);
     }
     if (Atomics.load(c, Word.FAULT) !== 0) throw new LaneInterrupted();
   }
@@ -75,7 +90,6 @@ export class Barrier {
     for (let i = 0; i < this.spins; i++) {
       if (Atomics.load(c, Word.GENERATION) !== generation) return;
     }
-    const deadline = performance.now() + BARRIER_TIMEOUT_MS;
     // SLEEPERS is raised before the wait compares GENERATION, and the last lane bumps GENERATION before it
     // reads SLEEPERS: one of the two always sees the other, so no wake-up is lost.
     Atomics.add(c, Word.SLEEPERS, 1);
@@ -83,13 +97,6 @@ export class Barrier {
       while (Atomics.load(c, Word.GENERATION) === generation) {
         Atomics.wait(c, Word.GENERATION, generation, SLEEP_SLICE_MS);
         if (Atomics.load(c, Word.FAULT) !== 0) throw new LaneInterrupted();
-        if (performance.now() > deadline) {
-          throw new RuntimeFault(
-            'LANE_FAILED',
-            `a lane waited ${BARRIER_TIMEOUT_MS / 1000} s for another one that never arrived`,
-            { hint: 'Run again; if it happens again, use fewer --threads.' },
-          );
-        }
       }
     } finally {
       Atomics.sub(c, Word.SLEEPERS, 1);

@@ -1,18 +1,19 @@
 /**
- * The engine: a pack in arenas, lanes that run it, and one request at a time. It knows tokens, not text;
+ * The engine: a pack in arenas, lanes that run it, and requests side by side. It knows tokens, not text;
  * HybridModel (api/) adds paths, artifacts and the tokenizer.
  */
 import { HybridError, UsageError } from '../errors.js';
 import { adviseHugePages, selectKernels, type KernelChoice } from '../kernels/select.js';
 import type { Pack } from '../pack/types.js';
+import { AnswerBox } from './answer-box.js';
 import { createArena } from './arena.js';
 import { bytesPerToken } from './bytes.js';
-import { Word } from './control.js';
-import type { FfnMode } from './ffn-plan.js';
-import type { GenerateOutcome } from './jobs.js';
+import { chunksFor, type FfnMode } from './ffn-plan.js';
+import type { GenerateTask, SequenceAccount, StopReason, TokenLogprob } from './jobs.js';
+import { KV_PAGE } from '../kernels/layout.js';
 import { LanePool } from './lanes.js';
 import { planLayout, type InlineItem, type LoadItem, type ModelLayout } from './layout.js';
-import { chunksFor, resolveOptions, wholeNumber } from './options.js';
+import { resolveOptions, wholeNumber } from './options.js';
 import type {
   EngineGpu,
   EngineOptions,
@@ -22,23 +23,34 @@ import type {
   LogitsResult,
   RunStats,
 } from './requests.js';
-import { layerDensity, overall, sumStats, type LayerDensity } from './stats.js';
+import { MAX_DRAFTS } from './sequence.js';
+import { Serving, type SequenceOutcome } from './serving.js';
+import { layerDensity, overall, STATS_PER_LAYER, type LayerDensity } from './stats.js';
 import { chromeTrace, type ChromeTrace } from './timeline.js';
+import type { TraceRequest } from './trace.js';
+import { Turns } from './turns.js';
 
 export type * from './requests.js';
 export { overall } from './stats.js';
-
-const NOTHING_RAN: GenerateOutcome = { stopReason: 'abort', promptMs: 0, decodeMs: 0, decodeSteps: 0 };
 
 export class Engine {
   /** The mode asked for, `auto` resolved. Layers may differ from it: see layout.layers[l].mode. */
   readonly ffn: FfnMode;
   readonly kernelsName: string;
-  private queue: Promise<unknown> = Promise.resolve();
+  private readonly turns = new Turns();
+  private serving: Serving;
+  private reviving: Promise<void> | null = null;
   private closed = false;
   private haveNorms = false;
   /** Why the GPU is no longer used; empty while it is. */
   private gpuFailure = '';
+  /** Changes with everything that decides keys and values: what was computed before is not shared any more. */
+  private salt = 0;
+  /** A salt that nobody else has, for a request that wants everything computed. */
+  private ownSalt = -1;
+  /** Modes of all layers for the exclusive request under way. */
+  private override: FfnMode[] | null = null;
+  private recording = false;
 
   private constructor(
     readonly pack: Pack,
@@ -51,6 +63,7 @@ export class Engine {
   ) {
     this.ffn = ffn;
     this.kernelsName = choice.name;
+    this.serving = this.serveOn(lanes);
   }
 
   /**
@@ -68,13 +81,12 @@ export class Engine {
 
   private static async load(pack: Pack, options: EngineOptions): Promise<Engine> {
     const { header } = pack;
-    const { ffn, threads, contextLength, batchTokens, kvFormat } = resolveOptions(header, options);
+    const { ffn, threads, ...sizes } = resolveOptions(header, options);
     const { layout, load, inline } = planLayout(header, {
-      contextLength,
-      batchTokens,
+      ...sizes,
       laneCount: threads,
-      chunkCount: chunksFor(threads),
-      kvFormat,
+      chunkCount: chunksFor(header.config.intermediateSize),
+      maxArenaBytes: options.maxArenaBytes,
       ffn,
       plan: options.plan ?? null,
       gpu: options.gpu?.units ?? null,
@@ -97,17 +109,24 @@ export class Engine {
   }
 
   private async readWeights(items: LoadItem[], options: EngineOptions): Promise<void> {
+    options.signal?.throwIfAborted();
     const total = items.reduce((sum, item) => sum + item.section.bytes, 0);
     let done = 0;
-    await this.lanes.run(
-      { type: 'load', fd: this.pack.fd, path: this.pack.path, items },
-      {
-        onProgress: (bytes) => {
-          done += bytes;
-          options.onProgress?.({ stage: 'load', done, total, unit: 'bytes' });
+    const stop = (): void => this.lanes.interrupt();
+    options.signal?.addEventListener('abort', stop, { once: true });
+    try {
+      await this.lanes.run(
+        { type: 'load', fd: this.pack.fd, path: this.pack.path, items },
+        {
+          onProgress: (bytes) => {
+            done += bytes;
+            options.onProgress?.({ stage: 'load', done, total, unit: 'bytes' });
+          },
         },
-      },
-    );
+      );
+    } finally {
+      options.signal?.removeEventListener('abort', stop);
+    }
     options.signal?.throwIfAborted();
   }
 
@@ -115,14 +134,14 @@ export class Engine {
     return this.layout.laneCount;
   }
 
-  private get gpuOn(): boolean {
-    return this.gpu !== null && this.gpuFailure === '';
+  /** Pages of the KV cache: held by requests, kept for known prefixes, and all. */
+  get pages(): { used: number; cached: number; total: number } {
+    return this.lanes.pages;
   }
 
-  private describeGpu(): RunStats['gpu'] {
-    if (!this.gpu) return null;
-    const { provider, device, bytes } = this.gpu;
-    return { provider, device, bytes, ...(this.gpuFailure ? { failure: this.gpuFailure } : {}) };
+  /** Requests under way. */
+  get running(): number {
+    return this.serving.size;
   }
 
   /** The timeline so far, in Chrome's trace event format. Null unless opened with `timeline`. */
@@ -148,7 +167,10 @@ export class Engine {
         );
       }
     });
-    return this.inTurn(async () => modes.forEach((mode, l) => (this.layout.layers[l].mode = mode)));
+    return this.alone(async () => {
+      modes.forEach((mode, l) => (this.layout.layers[l].mode = mode));
+      this.salt++;
+    });
   }
 
   /**
@@ -162,14 +184,20 @@ export class Engine {
       const scored = predictor?.scoredRows.length ?? 0;
       throw new UsageError(`layer ${l} scores ${scored} neurons, ${cut.length} cuts were given`);
     }
-    return this.inTurn(async () => {
+    return this.alone(async () => {
       const f32 = new Float32Array(this.memories[layer.arena].buffer);
       predictor.chunks.forEach((part, chunk) => {
         const { scored } = layer.chunks[chunk];
         for (let i = 0; i < scored; i++)
           f32[(part.cut >>> 2) + i] = cut[predictor.scoredRows[part.firstRow + i]];
       });
+      this.salt++;
     });
+  }
+
+  /** The lanes' control words, for tests that make one hang. */
+  get laneControl(): Int32Array {
+    return this.lanes.control;
   }
 
   /** The worker threads, for tests that kill one. */
@@ -177,184 +205,231 @@ export class Engine {
     return this.lanes.threads;
   }
 
+  // ---- generation ----------------------------------------------------------------------------------------
+
   /**
-   * Generate from prompt tokens. Requests are served in turn, each from an empty KV cache.
-   * An aborted request resolves with the tokens so far and stopReason `abort`.
+   * Generate from prompt tokens. Requests run side by side in the engine's slots and wait when there is none;
+   * what one of them gets does not depend on the others. An aborted request resolves with the tokens so far
+   * and stopReason `abort`.
    * @throws HybridError CONTEXT_FULL when the prompt does not fit; what a lane failed with
    */
   generate(request: GenerateRequest): Promise<GenerateResult> {
     const prompt = this.checkTokens(request.prompt);
-    const { contextLength } = this.layout;
     if (prompt.length === 0) throw new UsageError('the prompt has no tokens', 'Give at least one token.');
-    if (prompt.length > contextLength) {
-      throw new HybridError(
-        'CONTEXT_FULL',
-        `the prompt has ${prompt.length} tokens, the context holds ${contextLength}`,
-        { hint: 'Shorten the prompt or raise --context (at most what the model was trained for).' },
-      );
-    }
-    return this.inTurn(() => this.generateNow(prompt, request));
-  }
-
-  private async generateNow(prompt: Int32Array, request: GenerateRequest): Promise<GenerateResult> {
-    const room = this.layout.contextLength - prompt.length + 1;
+    this.checkFits(prompt.length, 'the prompt has');
+    const { contextLength } = this.layout;
+    const room = contextLength - prompt.length + 1;
     const maxTokens = Math.min(wholeNumber('maxTokens', request.maxTokens, 0, 2 ** 31 - 1), room);
-    const tokens: number[] = [];
-    if (request.signal?.aborted) return this.describe(prompt.length, tokens, NOTHING_RAN, request);
-    if (request.measureRecall) await this.needNorms();
-    const outcome = await this.withoutFailedGpu(() => this.runGeneration(prompt, tokens, maxTokens, request));
-    return this.describe(prompt.length, tokens, outcome, request);
+    return this.generateInTurn(prompt, maxTokens, request);
   }
 
-  /** Run `work` again on the CPU when the GPU fails and the user left the choice to us. */
-  private async withoutFailedGpu<T>(work: () => Promise<T>): Promise<T> {
-    try {
-      return await work();
-    } catch (error) {
-      const failed = error instanceof HybridError && error.code === 'GPU_FAILED';
-      if (!failed || this.gpu?.onFailure !== 'cpu') throw error;
-      this.gpuFailure = error.message;
-      return work();
-    }
-  }
-
-  /** Generate after `prompt` and the tokens that are there already; appends to `tokens`. */
-  private async runGeneration(
+  private async generateInTurn(
     prompt: Int32Array,
-    tokens: number[],
     maxTokens: number,
     request: GenerateRequest,
-  ): Promise<GenerateOutcome> {
-    const { lanes } = this;
-    const before = tokens.length;
-    const ring = new SharedArrayBuffer(Math.max(1, maxTokens - before) * 4);
-    const produced = new Int32Array(ring);
-    let stopped = false;
-    const takeNew = (): void => {
-      const count = Atomics.load(lanes.control, Word.PRODUCED);
-      const taken = tokens.length - before;
-      if (count === taken || stopped) return;
-      const fresh = Array.from(produced.subarray(taken, count));
-      tokens.push(...fresh);
-      if (request.onTokens?.(fresh)) {
-        stopped = true;
-        lanes.stop();
-      }
+  ): Promise<GenerateResult> {
+    const { signal } = request;
+    const tokens: number[] = [];
+    const logprobs: TokenLogprob[] | null = request.logprobs === undefined ? null : [];
+    if (request.measureRecall) await this.needNorms(signal);
+    const { speculate = false } = request;
+    const mask = request.mask && AnswerBox.make(Math.ceil(this.layout.config.vocabSize / 32));
+    const drafts = typeof speculate === 'function' ? AnswerBox.make(MAX_DRAFTS) : null;
+    const propose = speculate as (tokens: readonly number[]) => Promise<readonly number[]>;
+    const task: GenerateTask = {
+      maxTokens,
+      sampling: request.sampling,
+      stopIds: request.stopIds ?? [],
+      logprobs: request.logprobs ?? null,
+      logitBias: Object.entries(request.logitBias ?? {}).map(([id, bias]) => [Number(id), bias]),
+      mask: mask?.buffer ?? null,
+      ngram: speculate === 'ngram',
+      drafts: drafts?.buffer ?? null,
     };
-    const abort = (): void => lanes.stop();
-    request.signal?.addEventListener('abort', abort, { once: true });
-    try {
-      const outcome = await lanes.run(
+    const stop = new AbortController();
+    let stopped = false;
+    const outcome = await this.together(signal, () =>
+      this.serving.run(
         {
-          type: 'generate',
-          modes: this.modes,
-          gpu: this.gpuOn,
-          prompt: Int32Array.from([...prompt, ...tokens]),
-          ring,
-          maxTokens: maxTokens - before,
-          sampling: request.sampling,
-          stopIds: request.stopIds ?? [],
+          salt: request.cachePrompt === false ? this.ownSalt-- : this.salt,
+          tokens: prompt,
           measureRecall: request.measureRecall ?? false,
-          skipDraws: request.sampling.temperature === 0 ? 0 : before,
+          generate: task,
+          score: null,
         },
         {
-          onMail: takeNew,
-          onProgress: (done) => request.onPrompt?.(Math.min(done, prompt.length), prompt.length),
+          onPrompt: (done) => request.onPrompt?.(done, prompt.length),
+          onTokens: (fresh, theirs) => {
+            if (stopped) return;
+            tokens.push(...fresh);
+            if (theirs) logprobs?.push(...theirs);
+            if (!request.onTokens?.(fresh, theirs)) return;
+            stopped = true;
+            stop.abort();
+          },
+          onMask: () => mask!.reply(request.mask!(tokens)),
+          onDraft: async () => drafts!.reply((await propose(tokens)).slice(0, MAX_DRAFTS)),
         },
-      );
-      takeNew();
-      return { ...outcome!, stopReason: stopped ? 'stop' : outcome!.stopReason };
-    } finally {
-      takeNew(); // also what was produced before a failure: a second run goes on after it
-      request.signal?.removeEventListener('abort', abort);
-    }
+        signal ? AbortSignal.any([signal, stop.signal]) : stop.signal,
+      ),
+    );
+    return this.describe(prompt.length, tokens, logprobs, outcome, stopped ? 'stop' : null, request);
   }
 
+  // ---- logits --------------------------------------------------------------------------------------------
+
   /**
-   * Logits for every position of `tokens`, in batches over one pass each (teacher forcing).
-   * @throws HybridError CONTEXT_FULL when there are more tokens than the context holds
+   * Logits for every position of `tokens` (teacher forcing). A request with a recording or an FFN mode of its
+   * own waits until it can run alone.
+   * @throws HybridError CONTEXT_FULL when there are more tokens than the context holds; the signal's reason
    */
   logits(request: LogitsRequest): Promise<LogitsResult> {
     const tokens = this.checkTokens(request.tokens);
-    const { contextLength, config } = this.layout;
-    if (tokens.length > contextLength) {
-      throw new HybridError(
-        'CONTEXT_FULL',
-        `${tokens.length} tokens were given, the context holds ${contextLength}`,
+    this.checkFits(tokens.length, 'there are');
+    return this.logitsInTurn(tokens, request);
+  }
+
+  private async logitsInTurn(tokens: Int32Array, request: LogitsRequest): Promise<LogitsResult> {
+    const { config } = this.layout;
+    const { signal } = request;
+    const n = tokens.length;
+    signal?.throwIfAborted();
+    if (request.measureRecall) await this.needNorms(signal);
+    const want = (yes: boolean | undefined, width: number): SharedArrayBuffer | null =>
+      yes ? new SharedArrayBuffer(Math.max(1, n * width) * 4) : null;
+    const logits = want(request.logits ?? true, config.vocabSize);
+    const hidden = want(request.hidden, config.hiddenSize);
+    const inputs = want(request.trace?.inputs, config.layers * config.hiddenSize);
+    const gates = want(request.trace?.gates, config.layers * config.intermediateSize);
+    const activations = want(request.trace?.activations, config.layers * config.intermediateSize);
+    const trace: TraceRequest | null = request.trace ? { tokens: n, inputs, gates, activations } : null;
+    const run = (): Promise<SequenceOutcome> =>
+      this.serving.run(
         {
-          hint: 'Give fewer tokens at once or raise contextLength.',
+          salt: this.salt,
+          tokens,
+          measureRecall: request.measureRecall ?? false,
+          generate: null,
+          score: { logits, hidden },
         },
+        { onPrompt: request.onProgress },
+        signal,
+        trace,
       );
-    }
-    return this.inTurn(async () => {
-      request.signal?.throwIfAborted();
-      if (request.measureRecall) await this.needNorms();
-      const n = tokens.length;
-      const want = (yes: boolean | undefined, width: number): SharedArrayBuffer | null =>
-        yes ? new SharedArrayBuffer(Math.max(1, n * width) * 4) : null;
-      const output = want(request.logits ?? true, config.vocabSize);
-      const inputs = want(request.trace?.inputs, config.layers * config.hiddenSize);
-      const gates = want(request.trace?.gates, config.layers * config.intermediateSize);
-      const activations = want(request.trace?.activations, config.layers * config.intermediateSize);
-      const trace = request.trace ? { tokens: n, inputs, gates, activations } : null;
-      if (n > 0) {
-        await this.withoutFailedGpu(() =>
-          this.lanes.run(
-            {
-              type: 'logits',
-              modes: this.modes,
-              gpu: this.gpuOn && !request.trace, // recordings want every neuron's activity
-              tokens,
-              output,
-              applyPredictor: request.applyPredictor ?? true,
-              measureRecall: request.measureRecall ?? false,
-              trace,
-            },
-            { onProgress: request.onProgress },
-          ),
-        );
-      }
-      const view = (buffer: SharedArrayBuffer | null): Float32Array | null =>
-        buffer && new Float32Array(buffer);
-      return {
-        logits: output ? new Float32Array(output, 0, n * config.vocabSize) : new Float32Array(0),
-        layers: this.densities(this.lanes.prefillStats, true, request.measureRecall ?? false),
-        inputs: view(inputs),
-        gates: view(gates),
-        activations: view(activations),
-      };
+    let outcome: SequenceOutcome | null = null;
+    if (n > 0 && (trace || request.ffn)) outcome = await this.apart(request.ffn, trace !== null, signal, run);
+    else if (n > 0) outcome = await this.together(signal, run);
+    signal?.throwIfAborted();
+    const view = (buffer: SharedArrayBuffer | null): Float32Array | null =>
+      buffer && new Float32Array(buffer);
+    return {
+      logits: logits ? new Float32Array(logits, 0, n * config.vocabSize) : new Float32Array(0),
+      hidden: hidden && new Float32Array(hidden, 0, n * config.hiddenSize),
+      layers: outcome
+        ? this.densities(outcome.account.promptCounters, request.measureRecall ?? false, request.ffn)
+        : [],
+      inputs: view(inputs),
+      gates: view(gates),
+      activations: view(activations),
+    };
+  }
+
+  // ---- turns and lanes -----------------------------------------------------------------------------------
+
+  /** Side by side with other such work; null when aborted before it began. */
+  private together<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T | null> {
+    return this.turns.run(false, signal, async () => {
+      await this.ready();
+      return signal?.aborted ? null : work();
     });
   }
 
-  /** Ends the lanes and closes the pack. Requests under way are aborted. */
+  private async alone<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    return (await this.turns.run(true, signal, async () => {
+      await this.ready();
+      await this.serving.settled();
+      return work();
+    })) as T;
+  }
+
+  /** One sequence alone, with an FFN mode of its own or a recording (which wants every neuron on the CPU). */
+  private apart(
+    ffn: FfnMode | undefined,
+    recording: boolean,
+    signal: AbortSignal | undefined,
+    run: () => Promise<SequenceOutcome>,
+  ): Promise<SequenceOutcome | null> {
+    return this.alone(async () => {
+      this.override = ffn ? this.modes.map(() => ffn) : null;
+      this.recording = recording;
+      try {
+        const outcome = await run();
+        await this.serving.settled();
+        return outcome;
+      } finally {
+        this.override = null;
+        this.recording = false;
+      }
+    }, signal);
+  }
+
+  private serveOn(lanes: LanePool): Serving {
+    return new Serving(
+      lanes,
+      () => ({ modes: this.override ?? this.modes, gpu: this.gpuOn && !this.recording }),
+      (error) => this.goOnWithoutGpu(error),
+    );
+  }
+
+  /** True when the GPU failed and the user left the choice to us: the same sequences go on on the CPU. */
+  private goOnWithoutGpu(error: unknown): boolean {
+    const failed = error instanceof HybridError && error.code === 'GPU_FAILED';
+    if (!failed || this.gpu?.onFailure !== 'cpu' || this.gpuFailure !== '') return false;
+    this.gpuFailure = error.message;
+    this.salt++;
+    return true;
+  }
+
+  /** Lanes that live, or new ones. @throws HybridError CLOSED */
+  private async ready(): Promise<void> {
+    const check = (): void => {
+      if (this.closed) throw new HybridError('CLOSED', 'the model was closed', { hint: 'Load it again.' });
+    };
+    check();
+    if (this.lanes.dead) {
+      this.reviving ??= this.revive().finally(() => (this.reviving = null));
+      await this.reviving;
+      check();
+    }
+  }
+
+  private async revive(): Promise<void> {
+    const { layout, memories, choice } = this;
+    this.lanes = await LanePool.start(layout, memories, choice, this.lanes.timelines !== null);
+    this.serving = this.serveOn(this.lanes);
+  }
+
+  /** Ends the lanes and closes the pack. Requests under way are aborted, waiting ones fail with CLOSED. */
   async close(): Promise<void> {
     if (this.closed) return;
     this.closed = true;
-    this.lanes.stop();
-    await this.queue.catch(() => {});
+    this.serving.cancelAll();
+    await this.turns.drained();
+    await this.serving.settled();
     await this.lanes.close();
     this.pack.close();
   }
 
-  /** One request after the other; a failed one does not disturb the next. */
-  private inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const turn = this.queue.then(async () => {
-      if (this.closed) throw new HybridError('CLOSED', 'the model was closed', { hint: 'Load it again.' });
-      if (this.lanes.dead) {
-        const { layout, memories, choice, lanes } = this;
-        this.lanes = await LanePool.start(layout, memories, choice, lanes.timelines !== null);
-      }
-      return work();
-    });
-    this.queue = turn.catch(() => {});
-    return turn;
+  private async needNorms(signal?: AbortSignal): Promise<void> {
+    if (this.haveNorms || signal?.aborted) return;
+    await this.alone(async () => {
+      if (this.haveNorms) return;
+      await this.lanes.run({ type: 'norms' });
+      this.haveNorms = true;
+    }, signal);
   }
 
-  private async needNorms(): Promise<void> {
-    if (this.haveNorms) return;
-    await this.lanes.run({ type: 'norms' });
-    this.haveNorms = true;
-  }
+  // ---- checks and reports ----------------------------------------------------------------------------------
 
   private checkTokens(tokens: ArrayLike<number>): Int32Array {
     const { vocabSize } = this.layout.config;
@@ -369,19 +444,43 @@ export class Engine {
     return ids;
   }
 
+  private checkFits(length: number, what: string): void {
+    const { contextLength, kvPages } = this.layout;
+    const pages = kvPages * KV_PAGE;
+    if (length <= Math.min(contextLength, pages)) return;
+    if (length > contextLength) {
+      throw new HybridError('CONTEXT_FULL', `${what} ${length} tokens, the context holds ${contextLength}`, {
+        hint: 'Shorten the text or raise --context (at most what the model was trained for).',
+      });
+    }
+    throw new HybridError('CONTEXT_FULL', `${what} ${length} tokens, the KV cache holds ${pages}`, {
+      hint: 'Shorten the text or raise --kv-memory.',
+    });
+  }
+
+  private get gpuOn(): boolean {
+    return this.gpu !== null && this.gpuFailure === '';
+  }
+
+  private describeGpu(): RunStats['gpu'] {
+    if (!this.gpu) return null;
+    const { provider, device, bytes } = this.gpu;
+    return { provider, device, bytes, ...(this.gpuFailure ? { failure: this.gpuFailure } : {}) };
+  }
+
   /** Neurons of layer l that the GPU computes now. */
   private gpuNeurons(l: number): number {
     return this.gpuOn ? this.gpu!.units.hotNeurons[l].length : 0;
   }
 
-  private densities(buffer: SharedArrayBuffer, predictorUsed: boolean, measured: boolean): LayerDensity[] {
-    const { layers, laneCount, config } = this.layout;
-    return sumStats(buffer, layers.length, laneCount).map((sum, l) =>
+  private densities(all: Float64Array, measured: boolean, mode?: FfnMode): LayerDensity[] {
+    const { layers, config } = this.layout;
+    return layers.map((layer, l) =>
       layerDensity(
-        sum,
+        all.subarray(l * STATS_PER_LAYER, (l + 1) * STATS_PER_LAYER),
         config.intermediateSize,
         this.gpuNeurons(l),
-        predictorUsed && layers[l].mode === 'predicted',
+        (mode ?? layer.mode) === 'predicted',
         measured,
       ),
     );
@@ -390,31 +489,35 @@ export class Engine {
   private describe(
     promptTokens: number,
     tokens: number[],
-    outcome: GenerateOutcome,
+    logprobs: TokenLogprob[] | null,
+    outcome: SequenceOutcome | null,
+    stopReason: StopReason | null,
     request: GenerateRequest,
   ): GenerateResult {
-    const { stopReason, promptMs, decodeMs, decodeSteps: steps } = outcome;
-    const decoded = steps > 0;
-    const layers = this.densities(
-      decoded ? this.lanes.decodeStats : this.lanes.prefillStats,
-      decoded,
-      request.measureRecall ?? false,
-    );
+    const account: Partial<SequenceAccount> = outcome?.account ?? {};
+    const { promptMs = 0, decodeMs = 0, decodedTokens = 0, cachedTokens = 0 } = account;
+    const counted = decodedTokens > 0 ? account.answerCounters : account.promptCounters;
+    const layers = counted ? this.densities(counted, request.measureRecall ?? false) : [];
+    const positions = promptTokens + tokens.length / 2;
     return {
       tokens,
-      stopReason,
+      logprobs,
+      stopReason: stopReason ?? outcome?.stopReason ?? 'abort',
       layers,
       stats: {
         promptTokens,
-        promptTokensPerSecond: promptMs > 0 ? promptTokens / (promptMs / 1000) : 0,
+        cachedPromptTokens: cachedTokens,
+        promptTokensPerSecond: promptMs > 0 ? (promptTokens - cachedTokens) / (promptMs / 1000) : 0,
         generatedTokens: tokens.length,
-        decodeTokensPerSecond: decoded ? steps / (decodeMs / 1000) : 0,
+        decodeTokensPerSecond: decodedTokens > 0 ? decodedTokens / (decodeMs / 1000) : 0,
+        draftTokens: account.draftTokens ?? 0,
+        acceptedTokens: account.acceptedTokens ?? 0,
         ffnMode: this.ffn,
         kernels: this.kernelsName,
         threads: this.threads,
         gpu: this.describeGpu(),
         ...overall(layers),
-        bytesPerToken: bytesPerToken(this.layout, layers, promptTokens + steps / 2).total,
+        bytesPerToken: layers.length > 0 ? bytesPerToken(this.layout, layers, positions).total : 0,
       },
     };
   }

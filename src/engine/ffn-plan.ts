@@ -44,27 +44,28 @@ export interface FfnPlan {
 }
 
 /**
- * A chunk of a layer's neurons in storage order: always, scored, rest, gpu, one after the other. Chunks are
- * dealt to lanes; sums are kept per chunk, so that results do not depend on which lane had it.
+ * A chunk of a layer's neurons in storage order: always, scored, rest, one after the other. Sums are kept per
+ * chunk, so that results do not depend on which lane had it.
  */
 export interface NeuronChunk {
   begin: number;
   always: number;
   scored: number;
   rest: number;
-  /** Hot neurons the GPU computes; the CPU computes them too when the GPU does not. */
-  gpu: number;
 }
 
-/** Neurons the CPU computes in every run. */
-export const coldCount = (n: NeuronChunk): number => n.always + n.scored + n.rest;
-export const chunkCount = (n: NeuronChunk): number => coldCount(n) + n.gpu;
+export const chunkSize = (n: NeuronChunk): number => n.always + n.scored + n.rest;
+
+/**
+ * Chunks of a layer: a property of the model, so that any number of lanes adds in the same order. More chunks
+ * balance better and cost more kernel calls; a small FFN is done before that pays.
+ */
+export const chunksFor = (nFf: number): number => (nFf >= 8192 ? 16 : nFf >= 4096 ? 8 : 4);
 
 /**
  * Deal a layer's neurons to chunks so that every chunk gets the same share of hot ones, and keep each one
- * contiguous: always-candidates first, then the scored ones hot to cold, then the rest, then those of the
- * GPU. Hot neurons being neighbours makes the busy part of a lane's memory nearly sequential.
- * @param gpu model ids of the neurons the GPU computes
+ * contiguous: always-candidates first, then the scored ones hot to cold, then the rest. Hot neurons being
+ * neighbours makes the busy part of the memory nearly sequential.
  * @returns order: storage position -> model neuron id; chunks: their ranges; scoredRows: rows of the
  *   plan's scored list in dealt order
  */
@@ -72,35 +73,26 @@ export function dealNeurons(
   nFf: number,
   plan: LayerPlan | null,
   parts: number,
-  gpu: Uint32Array = new Uint32Array(0),
 ): { order: Uint32Array | null; chunks: NeuronChunk[]; scoredRows: Uint32Array } {
   const listed = plan ? plan.always.length + plan.scored.length : 0;
-  if (listed === 0 && gpu.length === 0 && !plan?.frequency) {
+  if (listed === 0 && !plan?.frequency) {
     const even = Array.from({ length: parts }, (_, l) => {
       const begin = Math.floor((nFf * l) / parts);
-      return { begin, always: 0, scored: 0, rest: Math.floor((nFf * (l + 1)) / parts) - begin, gpu: 0 };
+      return { begin, always: 0, scored: 0, rest: Math.floor((nFf * (l + 1)) / parts) - begin };
     });
     return { order: null, chunks: even, scoredRows: new Uint32Array(0) };
   }
-  const taken = new Uint8Array(nFf);
-  for (const id of gpu) taken[id] = 1;
-  const free = (id: number): boolean => taken[id] === 0;
   const heat = (id: number): number => plan?.frequency?.[id] ?? 0;
   const hotFirst = (a: number, b: number): number => heat(b) - heat(a) || a - b;
-
   const scored = plan?.scored ?? new Uint32Array(0);
-  const always = Array.from(plan?.always ?? [])
-    .filter(free)
-    .sort(hotFirst);
-  const rows = Array.from(scored, (_, row) => row)
-    .filter((row) => free(scored[row]))
-    .sort((a, b) => hotFirst(scored[a], scored[b]));
+  const always = Array.from(plan?.always ?? []).sort(hotFirst);
+  const rows = Array.from(scored, (_, row) => row).sort((a, b) => hotFirst(scored[a], scored[b]));
+  const taken = new Uint8Array(nFf);
   for (const id of always) taken[id] = 1;
   for (const id of scored) taken[id] = 1;
   const rest = Array.from({ length: nFf }, (_, id) => id)
-    .filter(free)
+    .filter((id) => taken[id] === 0)
     .sort(hotFirst);
-  const onGpu = Array.from(gpu).sort(hotFirst);
 
   const order = new Uint32Array(nFf);
   const scoredRows = new Uint32Array(rows.length);
@@ -122,8 +114,7 @@ export function dealNeurons(
     const scoredCount = at - begin - alwaysCount;
     // Counted from the other end, so that chunks short of an always or scored neuron get one more of these.
     const restCount = deal(rest, parts - 1 - l);
-    const gpuCount = deal(onGpu, l);
-    dealt.push({ begin, always: alwaysCount, scored: scoredCount, rest: restCount, gpu: gpuCount });
+    dealt.push({ begin, always: alwaysCount, scored: scoredCount, rest: restCount });
   }
   return { order, chunks: dealt, scoredRows };
 }

@@ -1,290 +1,306 @@
 /**
- * One lane's share of a layer's FFN for one token (DESIGN vocabulary in docs/architecture.md):
+ * A layer's FFN over the rows of a step (vocabulary in docs/architecture.md):
  *
  *     dense      gate, up and down of every neuron
  *     exact      gate of every neuron; up and down where the gate passed (S2, S3)
  *     predicted  the predictor's candidates; their gates; up and down where the gate passed
  *
- * A lane works through its chunks of neurons one after the other, each with its own sum over down columns.
- * Hot neurons at a chunk's end are left out when the GPU computes them.
+ * Neurons come in chunks, each with its own sum over down columns. A lane works through its share of the
+ * chunks and then takes from the others' shares: who computed a chunk makes no difference to its sum. Lists
+ * of neurons are kept by row, compressed: those of row t stand at offsets[t] .. offsets[t + 1]. Neurons that
+ * the GPU computes are left out of the lists.
  */
-import type { RowFormat } from '../kernels/layout.js';
-import { rowShare, shareBegin } from './control.js';
-import { chunkCount, coldCount } from './ffn-plan.js';
-import { gpuUnits } from './gpu-link.js';
-import { dotRows, operand, type ArenaView, type LaneContext } from './lane-context.js';
-import type { LayerPlacement, Matrix, PredictorPlacement } from './layout.js';
-import { Stat, STATS_PER_LAYER } from './stats.js';
+import { rowShare, shareBegin, chunkCursor } from './control.js';
+import { chunkSize } from './ffn-plan.js';
+import { addRows, gpuUnits, postRows } from './gpu-link.js';
+import type { LaneContext } from './lane-context.js';
+import type { LayerPlacement, PredictorPlacement } from './layout.js';
+import { operand, operandRow, product } from './products.js';
+import { countRecall } from './recall.js';
+import { publish, type Rows } from './rows.js';
+import { counters, Stat } from './stats.js';
+import { RowFlag, type Step } from './step.js';
+import { endSpan, nowUs } from './timeline.js';
 
-/** Fills the partial sums of this lane's chunks. */
-export function decodeFfn(
-  context: LaneContext,
-  layer: LayerPlacement,
-  l: number,
-  measureRecall: boolean,
-): void {
-  const { lane, layout, shared } = context;
-  const { f32 } = context.arenas[layer.arena];
+/**
+ * With fewer chunks a lane than this each keeps to its share: one chunk is then too large a part of a share for
+ * stealing to balance anything, and looking at the other lanes' cursors costs a small layer more than it waits.
+ */
+const STEALING_CHUNKS = 4;
+
+/** Fills all chunks' sums for all rows; ends with a barrier, after which they are complete. */
+export function ffn(context: LaneContext, layer: LayerPlacement, l: number, rows: Rows, step: Step): void {
+  const { lane, layout, shared, barrier } = context;
+  const { normed, count } = rows;
+  const d = layout.config.hiddenSize;
+  const unit = gpuUnits(context, l).ffn;
+  if (unit >= 0 && lane === 0) postRows(context, unit, layer.arena, normed.f32, normed.f32Row, count, d);
   const predictor = layer.mode === 'predicted' ? layer.predictor : null;
-  if (predictor) hiddenLayer(context, layer, predictor);
-  const end = shareBegin(layout.chunkCount, lane + 1, layout.laneCount);
-  for (let chunk = shareBegin(layout.chunkCount, lane, layout.laneCount); chunk < end; chunk++) {
-    const partial = partialSum(context, chunk);
-    f32.fill(0, partial >>> 2, (partial + shared.rowPartial) >>> 2);
-    decodeChunk(context, layer, l, chunk, predictor, measureRecall);
+  if (predictor) hiddenLayer(context, layer, predictor, rows);
+
+  let began = context.timeline ? nowUs() : 0;
+  if (layout.chunkCount < STEALING_CHUNKS * layout.laneCount) {
+    const end = shareBegin(layout.chunkCount, lane + 1, layout.laneCount);
+    for (let chunk = shareBegin(layout.chunkCount, lane, layout.laneCount); chunk < end; chunk++) {
+      ffnChunk(context, layer, l, chunk, predictor, rows, step);
+    }
+  } else {
+    for (let i = 0; i < layout.laneCount; i++) {
+      const owner = (lane + i) % layout.laneCount;
+      const end = shareBegin(layout.chunkCount, owner + 1, layout.laneCount);
+      for (;;) {
+        const chunk = Atomics.add(context.control, chunkCursor(owner), 1);
+        if (chunk >= end) break;
+        ffnChunk(context, layer, l, chunk, predictor, rows, step);
+      }
+    }
   }
+  if (lane === 0) {
+    for (let t = 0; t < count; t++) context.stats[counters(context, step, t, l) + Stat.TOKENS] += 1;
+  }
+  began = endSpan(context, 'ffn', began);
+  barrier.wait();
+  if (unit >= 0) {
+    if (lane === 0) addRows(context, layer.arena, partialSum(context, 0), shared.rowPartial, count, d);
+    barrier.wait();
+  }
+  endSpan(context, 'wait', began);
 }
 
-/** Where a chunk's sum over down columns stands: [T] rows of rowPartial bytes. */
+/** Where a chunk's sums over down columns stand: [T] rows of rowPartial bytes. */
 export const partialSum = ({ shared, layout }: LaneContext, chunk: number): number =>
   shared.partials + chunk * layout.batchTokens * shared.rowPartial;
 
-function decodeChunk(
+/** h = relu(fc1 x + b1), shared out by row of fc1, then in the form that fc2 wants. */
+function hiddenLayer(
+  context: LaneContext,
+  layer: LayerPlacement,
+  predictor: PredictorPlacement,
+  rows: Rows,
+): void {
+  const { lane, layout, barrier } = context;
+  const { kernels } = context.arenas[layer.arena];
+  const { fc1, fc2, b1, rank } = predictor;
+  if (!fc1) return;
+  const { hidden } = rows;
+  const first = rowShare(fc1.rows, lane, layout.laneCount);
+  const end = rowShare(fc1.rows, lane + 1, layout.laneCount);
+  product(context, layer.arena, -1, fc1, 0, first, end, rows.normed, rows.count, hidden.f32, hidden.f32Row);
+  for (let t = 0; b1 && end > first && t < rows.count; t++) {
+    kernels.biasRelu(hidden.f32 + t * hidden.f32Row + first * 4, b1 + first * 4, end - first);
+  }
+  barrier.wait();
+  if (fc2.format === 'f32') return;
+  for (let t = rows.begin; t < rows.end; t++) {
+    kernels.quantize(hidden.f32 + t * hidden.f32Row, hidden.q8a + t * hidden.q8aRow, rank);
+  }
+  publish(context, rows);
+}
+
+function ffnChunk(
   context: LaneContext,
   layer: LayerPlacement,
   l: number,
   chunk: number,
   predictor: PredictorPlacement | null,
-  measureRecall: boolean,
+  rows: Rows,
+  step: Step,
 ): void {
-  const { scratch, stats } = context;
-  const neurons = layer.chunks[chunk];
-  const onGpu = gpuUnits(context, l).ffn >= 0;
-  const at = l * STATS_PER_LAYER;
-  if (predictor) {
-    const candidates = chooseCandidates(context, layer, chunk, predictor, onGpu);
-    if (measureRecall) countRecall(context, layer, l, chunk, candidates, onGpu);
-    gateList(context, layer, candidates);
-    stats[at + Stat.CANDIDATES] += candidates;
-    finish(context, layer, l, chunk, activateList(context, layer, candidates));
-    return;
-  }
-  const count = onGpu ? coldCount(neurons) : chunkCount(neurons);
-  gateRange(context, layer, neurons.begin, count);
-  stats[at + Stat.CANDIDATES] += count;
-  const arena = context.arenas[layer.arena];
-  const { kind, threshold } = context.layout.config.activation;
-  const { gate, ids, act } = scratch;
-  const gated =
-    layer.mode === 'dense'
-      ? activateAll(arena, kind, threshold, gate, count, neurons.begin, ids, act)
-      : arena.kernels.activate(kind, threshold, gate, count, 0, neurons.begin, ids, act);
-  finish(context, layer, l, chunk, gated);
-}
-
-/** gate = W_gate x for the storage range [begin, begin + count), into scratch.gate */
-function gateRange(context: LaneContext, layer: LayerPlacement, begin: number, count: number): void {
-  const { scratch } = context;
-  const { gate } = layer;
-  const x = operand(gate.format, scratch.xn, scratch.xq);
-  context.arenas[layer.arena].kernels.dot(
-    gate.format,
-    gate.ptr + begin * gate.stride,
-    gate.stride,
-    count,
-    x,
-    scratch.gate,
-    gate.cols,
-  );
-}
-
-function gateList(context: LaneContext, layer: LayerPlacement, candidates: number): void {
-  const { scratch } = context;
-  const { gate } = layer;
-  const x = operand(gate.format, scratch.xn, scratch.xq);
-  context.arenas[layer.arena].kernels.dotList(
-    gate.format,
-    gate.ptr,
-    gate.stride,
-    scratch.ids,
-    candidates,
-    x,
-    scratch.gate,
-    gate.cols,
-  );
-}
-
-function activateList(context: LaneContext, layer: LayerPlacement, candidates: number): number {
-  const { scratch, layout } = context;
-  const { kind, threshold } = layout.config.activation;
-  return context.arenas[layer.arena].kernels.activate(
-    kind,
-    threshold,
-    scratch.gate,
-    candidates,
-    scratch.ids,
-    0,
-    scratch.ids,
-    scratch.act,
-  );
-}
-
-/** Up rows, products, and the sum of down columns for the `gated` neurons in scratch.ids / scratch.act. */
-function finish(context: LaneContext, layer: LayerPlacement, l: number, chunk: number, gated: number): void {
-  const { scratch, stats, layout } = context;
-  const { kernels } = context.arenas[layer.arena];
+  const { layout, scratch, shared, stats } = context;
+  const { kernels, u32, f32 } = context.arenas[layer.arena];
+  const { kind } = layout.activation;
   const { ffn } = layer;
-  const { kind } = layout.config.activation;
+  const { normed, count: n } = rows;
   const d = layout.config.hiddenSize;
-  const x = operand(ffn.format, scratch.xn, scratch.xq);
-  kernels.dotList(ffn.format, ffn.ptr, ffn.stride, scratch.ids, gated, x, scratch.up, d);
-  const active = kernels.gateUp(kind, scratch.act, scratch.up, gated);
-  const at = l * STATS_PER_LAYER;
-  stats[at + Stat.GATED] += gated;
-  stats[at + Stat.ACTIVE] += active;
-  let columns = gated;
-  if (kind === 'drelu' && layer.mode !== 'dense' && active < gated) {
-    // dReLU's x1 is never negative: its own ReLU drops the neurons whose up was.
-    columns = kernels.activate('relu', 0, scratch.act, gated, scratch.ids, 0, scratch.ids, scratch.act);
+  let began = context.timeline ? nowUs() : 0;
+
+  const skip = context.gpu && layer.gpu;
+  const listed = predictor !== null || skip !== null;
+  if (predictor) chooseCandidates(context, layer, chunk, predictor, rows);
+  else if (skip) listCold(context, layer, chunk, n);
+  const nnz = listed ? activeOfList(context, layer, l, rows, step) : activeOfAll(context, layer, l, chunk, rows, step); // prettier-ignore
+  if (predictor) {
+    for (let t = 0; t < n; t++) {
+      if (step.flags[t] & RowFlag.MEASURE) countRecall(context, layer, l, chunk, rows, step, t);
+    }
   }
-  kernels.sumRows(
-    ffn.format,
-    ffn.ptr + layer.downOffset,
-    ffn.stride,
-    scratch.ids,
-    columns,
-    scratch.act,
-    partialSum(context, chunk),
-    d,
-  );
+  began = endSpan(context, 'gate', began);
+
+  const { offsets, ids, act, up } = scratch.active;
+  const [x, xRow] = [operand(ffn.format, normed), operandRow(ffn.format, normed)];
+  kernels.dotLists(ffn.format, ffn.ptr, ffn.stride, offsets, ids, n, x, xRow, up, d);
+  for (let t = 0; t < n; t++) {
+    const begin = u32[(offsets >>> 2) + t];
+    const size = u32[(offsets >>> 2) + t + 1] - begin;
+    const at = counters(context, step, t, l);
+    stats[at + Stat.GATED] += size;
+    stats[at + Stat.ACTIVE] += kernels.gateUp(kind, act + begin * 4, up + begin * 4, size);
+  }
+  context.trace?.recordActivations(context, layer, l, n, step);
+  began = endSpan(context, 'up', began);
+
+  const sums = partialSum(context, chunk);
+  f32.fill(0, sums >>> 2, (sums + n * shared.rowPartial) >>> 2);
+  const down = ffn.ptr + layer.downOffset;
+  if (nnz > 0) {
+    kernels.sumLists(ffn.format, down, ffn.stride, offsets, ids, n, act, sums, shared.rowPartial / 4, d);
+  }
+  endSpan(context, 'down', began);
 }
 
-/** sigma without compaction: every neuron of the range stays, zeros included (mode `dense`). */
-export function activateAll(
-  arena: ArenaView,
-  kind: Parameters<ArenaView['kernels']['activate']>[0],
-  threshold: number,
-  gate: number,
+/** All gates of the chunk, then per row the neurons that pass (`dense`: all) with sigma(gate). @returns entries */
+function activeOfAll(
+  context: LaneContext,
+  layer: LayerPlacement,
+  l: number,
+  chunk: number,
+  rows: Rows,
+  step: Step,
+): number {
+  const { layout, scratch, stats } = context;
+  const { kernels, u32 } = context.arenas[layer.arena];
+  const { begin } = layer.chunks[chunk];
+  const size = chunkSize(layer.chunks[chunk]);
+  const { gate } = layer;
+  const { kind, threshold } = layout.activation;
+  const { offsets, ids, act } = scratch.active;
+  const { normed, count: n } = rows;
+  const w = gate.ptr + begin * gate.stride;
+  const [x, xRow] = [operand(gate.format, normed), operandRow(gate.format, normed)];
+  kernels.dot(gate.format, w, gate.stride, size, x, xRow, n, scratch.gate, size, gate.cols);
+  context.trace?.recordGates(context, layer, l, chunk, n, step);
+  let at = 0;
+  for (let t = 0; t < n; t++) {
+    u32[(offsets >>> 2) + t] = at;
+    const gates = scratch.gate + t * size * 4;
+    at +=
+      layer.mode === 'dense'
+        ? activateAll(context, layer, gates, size, begin, ids + at * 4, act + at * 4)
+        : kernels.activate(kind, threshold, gates, size, 0, begin, ids + at * 4, act + at * 4);
+    stats[counters(context, step, t, l) + Stat.CANDIDATES] += size;
+  }
+  u32[(offsets >>> 2) + n] = at;
+  return at;
+}
+
+/** Gates of the listed candidates (scratch.candidates), then per row those that pass. @returns entries */
+function activeOfList(
+  context: LaneContext,
+  layer: LayerPlacement,
+  l: number,
+  rows: Rows,
+  step: Step,
+): number {
+  const { layout, scratch, stats } = context;
+  const { kernels, u32 } = context.arenas[layer.arena];
+  const { gate } = layer;
+  const { kind, threshold } = layout.activation;
+  const { candidates, active } = scratch;
+  const { normed, count: n } = rows;
+  const [x, xRow] = [operand(gate.format, normed), operandRow(gate.format, normed)];
+  kernels.dotLists(gate.format, gate.ptr, gate.stride, candidates.offsets, candidates.ids, n, x, xRow, scratch.gate, gate.cols); // prettier-ignore
+  let at = 0;
+  for (let t = 0; t < n; t++) {
+    const from = u32[(candidates.offsets >>> 2) + t];
+    const size = u32[(candidates.offsets >>> 2) + t + 1] - from;
+    u32[(active.offsets >>> 2) + t] = at;
+    const [gates, ids] = [scratch.gate + from * 4, candidates.ids + from * 4];
+    const [outIds, outAct] = [active.ids + at * 4, active.act + at * 4];
+    at +=
+      layer.mode === 'dense'
+        ? activateAll(context, layer, gates, size, -1, outIds, outAct, ids)
+        : kernels.activate(kind, threshold, gates, size, ids, 0, outIds, outAct);
+    stats[counters(context, step, t, l) + Stat.CANDIDATES] += size;
+  }
+  u32[(active.offsets >>> 2) + n] = at;
+  return at;
+}
+
+/** `dense`: sigma(gate) of every neuron, also where it is 0. @returns count */
+function activateAll(
+  context: LaneContext,
+  layer: LayerPlacement,
+  gates: number,
   count: number,
   begin: number,
-  ids: number,
-  act: number,
+  outIds: number,
+  outAct: number,
+  ids = 0,
 ): number {
-  if (kind === 'silu') return arena.kernels.activate(kind, 0, gate, count, 0, begin, ids, act);
-  const { f32, u32 } = arena;
-  const [g, i, a] = [gate >>> 2, ids >>> 2, act >>> 2];
+  const { kind, threshold } = context.layout.activation;
+  const { kernels, f32, u32 } = context.arenas[layer.arena];
+  if (kind === 'silu')
+    return kernels.activate(kind, 0, gates, count, ids, Math.max(0, begin), outIds, outAct);
+  const [g, i, a] = [gates >>> 2, outIds >>> 2, outAct >>> 2];
   const cut = kind === 'fatrelu' ? threshold : 0;
-  for (let n = 0; n < count; n++) {
-    const value = f32[g + n];
-    u32[i + n] = begin + n;
-    f32[a + n] = !(value <= cut) ? (kind === 'relu2' ? value * value : value) : 0; // NaN stays NaN
+  for (let k = 0; k < count; k++) {
+    const value = f32[g + k];
+    u32[i + k] = ids ? u32[(ids >>> 2) + k] : begin + k;
+    f32[a + k] = !(value <= cut) ? (kind === 'relu2' ? value * value : value) : 0; // NaN stays NaN
   }
   return count;
 }
 
-/** The predictor's hidden layer, shared out over the lanes; each then has it in the form fc2 wants. */
-function hiddenLayer(context: LaneContext, layer: LayerPlacement, predictor: PredictorPlacement): void {
-  const { shared, scratch, barrier } = context;
-  const { fc1, fc2, rank } = predictor;
-  if (!fc1) return;
-  hiddenShare(context, layer, predictor, fc1);
-  barrier.wait();
-  if (fc2.format !== 'f32')
-    context.arenas[layer.arena].kernels.quantize(shared.hidden, scratch.hiddenQ, rank);
-}
-
-/** A chunk's candidates into scratch.ids (storage ids, ascending). @returns how many */
+/** Every row's candidates of a chunk into scratch.candidates: storage ids, ascending. */
 function chooseCandidates(
   context: LaneContext,
   layer: LayerPlacement,
   chunk: number,
   predictor: PredictorPlacement,
-  onGpu: boolean,
-): number {
-  const { shared, scratch } = context;
+  rows: Rows,
+): void {
+  const { scratch } = context;
   const { kernels, u32 } = context.arenas[layer.arena];
   const { fc1, fc2, rank } = predictor;
-  const input = fc1
-    ? operand(fc2.format, shared.hidden, scratch.hiddenQ)
-    : operand(fc2.format, scratch.xn, scratch.xq);
-  const { begin, always, scored, rest, gpu } = layer.chunks[chunk];
+  const { begin, always, scored } = layer.chunks[chunk];
   const part = predictor.chunks[chunk];
-  const rows = fc2.ptr + part.firstRow * fc2.stride;
-  dotRows(kernels, fc2.format, rows, fc2.stride, scored, input, scratch.act, rank);
-  const ids = scratch.ids >>> 2;
-  for (let i = 0; i < always; i++) u32[ids + i] = begin + i;
-  let chosen =
-    always + kernels.selectAbove(scratch.act, part.cut, scored, begin + always, scratch.ids + always * 4);
-  if (!onGpu) {
-    // Hot neurons meant for the GPU have no predictor rows: without it they are always candidates.
-    const first = begin + always + scored + rest;
-    for (let i = 0; i < gpu; i++) u32[ids + chosen++] = first + i;
+  const skip = context.gpu && layer.gpu;
+  // Neurons are stored hot first: those of the GPU are mostly the first ones, which need no scores then.
+  const from = skip ? skip.chunks[chunk].firstScored : 0;
+  const n = rows.count;
+  const input = fc1 ? rows.hidden : rows.normed;
+  const scoreRow = (scored + 3) & ~3;
+  if (scored > from) {
+    const w = fc2.ptr + (part.firstRow + from) * fc2.stride;
+    const [x, xRow] = [operand(fc2.format, input), operandRow(fc2.format, input)];
+    const out = scratch.scored + from * 4;
+    kernels.dot(fc2.format, w, fc2.stride, scored - from, x, xRow, n, out, scoreRow, rank);
   }
-  return chosen;
-}
-
-/** This lane's rows of the hidden layer, into shared.hidden. */
-function hiddenShare(
-  context: LaneContext,
-  layer: LayerPlacement,
-  predictor: PredictorPlacement,
-  fc1: Matrix<RowFormat>,
-): void {
-  const { lane, layout, shared, scratch } = context;
-  const { kernels } = context.arenas[layer.arena];
-  const first = rowShare(fc1.rows, lane, layout.laneCount);
-  const end = rowShare(fc1.rows, lane + 1, layout.laneCount);
-  if (end === first) return;
-  const out = shared.hidden + first * 4;
-  const x = operand(fc1.format, scratch.xn, scratch.xq);
-  dotRows(kernels, fc1.format, fc1.ptr + first * fc1.stride, fc1.stride, end - first, x, out, fc1.cols);
-  if (predictor.b1) kernels.biasRelu(out, predictor.b1 + first * 4, end - first);
-}
-
-/**
- * Recall beside the run: the full gate, up where it passes, and which of the truly active neurons were
- * candidates (scratch.ids, ascending). Leaves scratch.ids untouched.
- */
-function countRecall(
-  context: LaneContext,
-  layer: LayerPlacement,
-  l: number,
-  chunk: number,
-  candidates: number,
-  onGpu: boolean,
-): void {
-  const { scratch, stats, layout } = context;
-  const { kernels, u32, f32 } = context.arenas[layer.arena];
-  const { kind, threshold } = layout.config.activation;
-  const d = layout.config.hiddenSize;
-  const neurons = layer.chunks[chunk];
-  const count = chunkCount(neurons);
-  gateRange(context, layer, neurons.begin, count);
-  const gated = kernels.activate(
-    kind,
-    threshold,
-    scratch.gate,
-    count,
-    0,
-    neurons.begin,
-    scratch.ids2,
-    scratch.act,
-  );
-  const { ffn } = layer;
-  const x = operand(ffn.format, scratch.xn, scratch.xq);
-  kernels.dotList(ffn.format, ffn.ptr, ffn.stride, scratch.ids2, gated, x, scratch.up, d);
-  kernels.gateUp(kind, scratch.act, scratch.up, gated);
-
-  const [truth, chosen, act, norms] = [
-    scratch.ids2 >>> 2,
-    scratch.ids >>> 2,
-    scratch.act >>> 2,
-    layer.downNorms >>> 2,
-  ];
-  const at = l * STATS_PER_LAYER;
-  const gpuBegin = onGpu ? neurons.begin + coldCount(neurons) : Infinity;
-  let c = 0;
-  for (let i = 0; i < gated; i++) {
-    if (f32[act + i] === 0) continue;
-    const id = u32[truth + i];
-    while (c < candidates && u32[chosen + c] < id) c++;
-    const hit = id >= gpuBegin || (c < candidates && u32[chosen + c] === id);
-    const weight = Math.abs(f32[act + i]) * f32[norms + id];
-    stats[at + Stat.TRUE_ACTIVE] += 1;
-    stats[at + Stat.TRUE_WEIGHT] += weight;
-    if (hit) {
-      stats[at + Stat.HIT] += 1;
-      stats[at + Stat.HIT_WEIGHT] += weight;
+  const { offsets, ids } = scratch.candidates;
+  let at = 0;
+  for (let t = 0; t < n; t++) {
+    u32[(offsets >>> 2) + t] = at;
+    let next = at;
+    for (let i = 0; i < always; i++) u32[(ids >>> 2) + next++] = begin + i;
+    if (scored > from) {
+      const scores = scratch.scored + (t * scoreRow + from) * 4;
+      const cut = part.cut + from * 4;
+      next += kernels.selectAbove(scores, cut, scored - from, begin + always + from, ids + next * 4);
     }
+    if (skip) {
+      let kept = at;
+      for (let i = at; i < next; i++) {
+        const id = u32[(ids >>> 2) + i];
+        if (skip.has[id] === 0) u32[(ids >>> 2) + kept++] = id;
+      }
+      next = kept;
+    }
+    at = next;
   }
+  u32[(offsets >>> 2) + n] = at;
+}
+
+/** The neurons of a chunk that the GPU does not compute, as every row's candidates. */
+function listCold(context: LaneContext, layer: LayerPlacement, chunk: number, n: number): void {
+  const { u32 } = context.arenas[layer.arena];
+  const { offsets, ids } = context.scratch.candidates;
+  const { begin } = layer.chunks[chunk];
+  const size = chunkSize(layer.chunks[chunk]);
+  const { has } = layer.gpu!;
+  let at = 0;
+  for (let t = 0; t < n; t++) {
+    u32[(offsets >>> 2) + t] = at;
+    for (let id = begin; id < begin + size; id++) if (has[id] === 0) u32[(ids >>> 2) + at++] = id;
+  }
+  u32[(offsets >>> 2) + n] = at;
 }

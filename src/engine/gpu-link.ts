@@ -3,7 +3,7 @@
  * others learn of the results at the next barrier.
  */
 import type { Ptr } from '../kernels/kernels.js';
-import { Word, LaneInterrupted } from './control.js';
+import { beat } from './control.js';
 import { GPU_TIMEOUT_MS, GpuMailbox, type GpuUnits } from './gpu-mailbox.js';
 import type { LaneContext } from './lane-context.js';
 
@@ -76,10 +76,8 @@ export function addRows(
 }
 
 function awaitUnit(context: LaneContext): GpuMailbox {
-  const { mailbox, request } = context.gpu!;
-  mailbox.wait(request, GPU_TIMEOUT_MS, () => {
-    if (Atomics.load(context.control, Word.FAULT) !== 0) throw new LaneInterrupted();
-  });
+  const { mailbox, request, units } = context.gpu!;
+  mailbox.wait(request, units.timeoutMs ?? GPU_TIMEOUT_MS, () => beat(context.control));
   const { beginUs, endUs } = mailbox.lastTimes();
   context.timeline?.gpu('unit', beginUs, endUs);
   return mailbox;

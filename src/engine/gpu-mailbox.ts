@@ -91,6 +91,8 @@ export interface GpuUnits {
   lmHead: number;
   /** Per layer: model ids of the neurons that `ffn` computes, ascending; empty without one. */
   hotNeurons: Uint32Array[];
+  /** How long a lane waits for an answer. @default GPU_TIMEOUT_MS; fault tests have less patience */
+  timeoutMs?: number;
 }
 
 export interface GpuTimes {

@@ -1,11 +1,12 @@
 /** What one lane works with: kernels and views per arena, its barrier, its counters. Made once per lane. */
 import type { Kernels, Ptr } from '../kernels/kernels.js';
-import { isSketch, sketchBits, type RowFormat } from '../kernels/layout.js';
 import { Barrier } from './control.js';
 import type { GpuLink } from './gpu-link.js';
 import type { LaneScratch, ModelLayout, SharedScratch } from './layout.js';
-import { STATS_PER_LAYER } from './stats.js';
+import { makeRows, type Rows } from './rows.js';
+import { laneStats } from './stats.js';
 import type { Timeline } from './timeline.js';
+import type { TraceBuffers } from './trace.js';
 
 /** One arena as a lane sees it. */
 export interface ArenaView {
@@ -23,19 +24,15 @@ export interface LaneContext {
   control: Int32Array;
   shared: SharedScratch;
   scratch: LaneScratch;
-  /** This lane's counters, [layers][STATS_PER_LAYER] (stats.ts); `stats` is the one in use now. */
-  prefillStats: Float64Array;
-  decodeStats: Float64Array;
+  rows: { own: Rows; shared: Rows };
+  /** This lane's counters of all slots (stats.ts). */
   stats: Float64Array;
   /** Null: everything on the CPU in this job. */
   gpu: GpuLink | null;
-  /** Null unless a trace was asked for. */
+  /** Null unless this job records what FFNs see and do. */
+  trace: TraceBuffers | null;
+  /** Null unless a timeline was asked for. */
   timeline: Timeline | null;
-  /** Batch pairs the predictor missed; grown when recall is measured (batch-ffn.ts). */
-  missed: Uint8Array;
-  /** Work arrays of batch-ffn.ts: a cursor per neuron, a count per token. */
-  cursors: Uint32Array;
-  perToken: Uint32Array;
 }
 
 export function createLaneContext(
@@ -44,13 +41,11 @@ export function createLaneContext(
   memories: WebAssembly.Memory[],
   kernels: Kernels[],
   control: Int32Array,
-  prefillStats: SharedArrayBuffer,
-  decodeStats: SharedArrayBuffer,
+  stats: SharedArrayBuffer,
   cores: number,
 ): LaneContext {
-  const counters = layout.layers.length * STATS_PER_LAYER;
-  const mine = (buffer: SharedArrayBuffer): Float64Array =>
-    new Float64Array(buffer, lane * counters * 8, counters);
+  const scratch = layout.laneScratch[lane];
+  const { shared } = layout;
   return {
     lane,
     layout,
@@ -62,40 +57,19 @@ export function createLaneContext(
     })),
     barrier: new Barrier(control, layout.laneCount, cores),
     control,
-    shared: layout.shared,
-    scratch: layout.laneScratch[lane],
-    prefillStats: mine(prefillStats),
-    decodeStats: mine(decodeStats),
-    stats: mine(prefillStats),
+    shared,
+    scratch,
+    rows: makeRows({ shared, scratch }),
+    stats: laneStats(stats, layout, lane),
     gpu: null,
+    trace: null,
     timeline: null,
-    missed: new Uint8Array(0),
-    cursors: new Uint32Array(0),
-    perToken: new Uint32Array(0),
   };
 }
-
-/** Where `format` rows find their input: the f32 vector or its Q8A form. */
-export const operand = (format: RowFormat, f32: Ptr, q8a: Ptr): Ptr => (format === 'f32' ? f32 : q8a);
 
 /** Copy n floats at the same offset from one arena to another; nothing when it is the same arena. */
 export function carry(context: LaneContext, from: number, to: number, ptr: Ptr, n: number): void {
   if (from === to) return;
   const at = ptr >>> 2;
   context.arenas[to].f32.set(context.arenas[from].f32.subarray(at, at + n), at);
-}
-
-/** out[r] = W[r] . x for the first `rows` rows at `w`, whatever their format. */
-export function dotRows(
-  kernels: Kernels,
-  format: RowFormat,
-  w: Ptr,
-  stride: number,
-  rows: number,
-  x: Ptr,
-  out: Ptr,
-  cols: number,
-): void {
-  if (isSketch(format)) kernels.dotSketch(sketchBits(format), w, stride, rows, x, out, cols);
-  else kernels.dot(format, w, stride, rows, x, out, cols);
 }

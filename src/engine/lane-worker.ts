@@ -1,53 +1,69 @@
 /**
  * A lane: one long piscina task on one worker thread. It sleeps on the control word JOB, takes the job from
- * its port, runs its share and reports. All lanes run the same code and meet at barriers.
+ * its port, runs its share and reports. All lanes run the same code and meet at barriers; lane 0 also keeps
+ * the sequences and fills every step.
  */
 import { receiveMessageOnPort } from 'node:worker_threads';
 import { HybridError } from '../errors.js';
 import { instantiateKernels } from '../kernels/select.js';
-import { forwardBatch } from './batch.js';
-import { LaneInterrupted, shareBegin, Word } from './control.js';
-import { generateShare } from './generate-lane.js';
-import type { LaneJob, LaneMessage, LaneTask, LogitsJob } from './jobs.js';
+import { LaneInterrupted, Word } from './control.js';
+import { forward } from './forward.js';
 import { openGpuLink } from './gpu-link.js';
+import type { LaneJob, LaneMessage, LaneTask, ServeJob } from './jobs.js';
 import { createLaneContext, type LaneContext } from './lane-context.js';
 import { fillDownNorms, fillRopeTables, loadShare } from './load.js';
+import { Sequences } from './sequences.js';
+import { Step } from './step.js';
 import { Timeline } from './timeline.js';
 import { TraceBuffers } from './trace.js';
 
 /** Progress messages are sent for at least this many bytes: a message costs more than copying a page. */
 const PROGRESS_BYTES = 32 * 2 ** 20;
 
+interface Lane {
+  context: LaneContext;
+  step: Step;
+  /** Lane 0's; null elsewhere. Lives as long as the lane: prefixes stay known between jobs. */
+  sequences: Sequences | null;
+  post: (message: LaneMessage) => void;
+}
+
 export default function lane(task: LaneTask): void {
-  const { port } = task;
+  const { port, layout } = task;
   const control = new Int32Array(task.control);
   const post = (message: LaneMessage): void => port.postMessage(message);
   const kernels = task.memories.map((memory) => instantiateKernels(task.kernels, memory));
   const context = createLaneContext(
     task.lane,
-    task.layout,
+    layout,
     task.memories,
     kernels,
     control,
-    task.prefillStats,
-    task.decodeStats,
+    task.stats,
     task.cores,
   );
-  const gpu = task.layout.gpu && openGpuLink(task.layout.gpu);
+  const step = new Step(task.step, layout.batchTokens);
+  const sequences =
+    task.inbox &&
+    new Sequences(context, step, task.inbox, task.stats, (events) => post({ type: 'events', events }));
+  const me: Lane = { context, step, sequences, post };
+  const gpu = layout.gpu && openGpuLink(layout.gpu);
   if (task.timeline) context.timeline = new Timeline(task.timeline, task.lane);
   let seen = Atomics.load(control, Word.JOB);
   post({ type: 'ready' });
   for (;;) {
-    const message = receiveMessageOnPort(port) as { message: LaneJob } | undefined;
-    if (!message) {
+    const received = receiveMessageOnPort(port) as { message: LaneJob } | undefined;
+    if (!received) {
       Atomics.wait(control, Word.JOB, seen);
       seen = Atomics.load(control, Word.JOB);
       continue;
     }
-    if (message.message.type === 'close') break;
+    const job = received.message;
+    if (job.type === 'close') break;
     try {
-      context.gpu = 'gpu' in message.message && message.message.gpu ? gpu : null;
-      post({ type: 'done', outcome: runJob(context, message.message, post) });
+      context.gpu = job.type === 'serve' && job.gpu ? gpu : null;
+      runJob(me, job);
+      post({ type: 'done' });
     } catch (error) {
       if (error instanceof LaneInterrupted) {
         post({ type: 'interrupted' });
@@ -60,10 +76,11 @@ export default function lane(task: LaneTask): void {
     }
   }
   port.close();
+  task.inbox?.close();
 }
 
-function runJob(context: LaneContext, job: LaneJob, post: (m: LaneMessage) => void): GenerateOutcomeOrNull {
-  if ('modes' in job) job.modes.forEach((mode, l) => (context.layout.layers[l].mode = mode));
+function runJob(lane: Lane, job: Exclude<LaneJob, { type: 'close' }>): void {
+  const { context, post } = lane;
   switch (job.type) {
     case 'load': {
       let unreported = 0;
@@ -74,49 +91,26 @@ function runJob(context: LaneContext, job: LaneJob, post: (m: LaneMessage) => vo
         unreported = 0;
       });
       if (context.lane === 0) fillRopeTables(context);
-      return null;
+      return;
     }
     case 'norms':
-      fillDownNorms(context);
-      return null;
-    case 'logits':
-      logitsShare(context, job, post);
-      return null;
-    case 'generate':
-      return generateShare(context, job, post);
-    case 'close':
-      return null;
+      return fillDownNorms(context);
+    case 'serve':
+      return serve(lane, job);
   }
 }
-type GenerateOutcomeOrNull = Extract<LaneMessage, { type: 'done' }>['outcome'];
 
-/** Logits of all tokens, one batch after the other; each lane copies its tokens' rows out. */
-function logitsShare(context: LaneContext, job: LogitsJob, post: (m: LaneMessage) => void): void {
-  const { lane, layout, shared, barrier } = context;
-  context.stats = context.prefillStats;
-  context.stats.fill(0);
-  barrier.wait();
-  const vocab = layout.config.vocabSize;
-  const output = job.output && new Float32Array(job.output);
-  const buffers = job.trace && new TraceBuffers(job.trace);
-  const { f32 } = context.arenas[layout.globalsArena];
-  for (let at = 0; at < job.tokens.length; at += layout.batchTokens) {
-    const batch = job.tokens.subarray(at, at + layout.batchTokens);
-    forwardBatch(context, batch, at, {
-      applyPredictor: job.applyPredictor,
-      measureRecall: job.measureRecall,
-      logits: output ? 'all' : 'none',
-      trace: buffers && { buffers, firstRow: at },
-    });
-    if (output) {
-      const end = shareBegin(batch.length, lane + 1, layout.laneCount);
-      for (let t = shareBegin(batch.length, lane, layout.laneCount); t < end; t++) {
-        const row = (shared.logits + t * shared.rowLogits) >>> 2;
-        output.set(f32.subarray(row, row + vocab), (at + t) * vocab);
-      }
-    }
-    barrier.wait();
-    if (lane === 0) post({ type: 'progress', done: batch.length });
+/** Step after step, until lane 0 finds nothing to do. */
+function serve({ context, step, sequences }: Lane, job: ServeJob): void {
+  job.modes.forEach((mode, l) => (context.layout.layers[l].mode = mode));
+  context.trace = job.trace && new TraceBuffers(job.trace);
+  sequences?.resume(job.culprit);
+  for (;;) {
+    sequences?.fillStep();
+    context.barrier.wait();
+    if (step.rows === 0) break;
+    forward(context, step);
+    sequences?.takeResults();
   }
 }
 

@@ -4,22 +4,23 @@
  * block has the same offsets in every arena, so that a kernel finds weights and activations in one memory.
  */
 import {
-  activationBytes,
   alignUp,
+  KV_PAGE,
   paddedCols,
   q8aLayout,
   rowBytes,
   type RowFormat,
   type WeightFormat,
 } from '../kernels/layout.js';
-import type { KvFormat, KvRows, Ptr } from '../kernels/kernels.js';
+import type { ActivationKind, KvFormat, Ptr } from '../kernels/kernels.js';
 import type { ModelConfig } from '../model/types.js';
 import type { PackHeader, PackSection } from '../pack/types.js';
-import { ArenaPlan } from './arena.js';
+import { ArenaPlan, MAX_ARENA_BYTES } from './arena.js';
 import type { GpuUnits } from './gpu-mailbox.js';
+import { REDUNDANT_ROWS } from './rows.js';
 import {
   dealNeurons,
-  chunkCount,
+  chunkSize,
   type FfnMode,
   type FfnPlan,
   type NeuronChunk,
@@ -47,6 +48,22 @@ export interface PredictorPlacement {
   chunks: { firstRow: number; cut: Ptr }[];
 }
 
+/** Keys or values of one KV head, in pages: position p stands in row table[p / KV_PAGE] * KV_PAGE + p % KV_PAGE. */
+export interface KvRows {
+  /** f32: [row][headDim] f32; q8: [row][headDim] i8 */
+  data: Ptr;
+  /** q8: [row] f32; f32: 0 */
+  scales: Ptr;
+}
+
+/** Neurons of a layer that the GPU computes, as the lanes leave them out. */
+export interface GpuNeurons {
+  /** [nFf] storage id -> 1: on the GPU */
+  has: Uint8Array;
+  /** Per chunk: the first scored neuron the CPU must score, a multiple of 4 counted within the scored ones. */
+  chunks: { firstScored: number }[];
+}
+
 export interface LayerPlacement {
   arena: number;
   attnNorm: Ptr;
@@ -65,15 +82,17 @@ export interface LayerPlacement {
   order: Uint32Array | null;
   chunks: NeuronChunk[];
   predictor: PredictorPlacement | null;
+  gpu: GpuNeurons | null;
   /** f32 [nFf] norm of each down column in storage order, for weighted recall; 0: not allocated */
   downNorms: Ptr;
 }
 
-/** Activations shared by all lanes. T: tokens of a batch. Strides in bytes unless a comment says floats. */
+/** Activations shared by all lanes. T: rows of a step. Strides in bytes unless a comment says floats. */
 export interface SharedScratch {
   cos: Ptr; // [contextLength][headDim / 2] f32
   sin: Ptr;
-  x: Ptr; // [T] rows of rowX bytes: the residual stream of a batch
+  tables: Ptr; // [slots] rows of rowTable bytes: u32 page ids of each sequence
+  x: Ptr; // [T] rows of rowX bytes: the residual stream
   xn: Ptr; // [T] rows of rowX bytes: normed, f32
   xq: Ptr; // [T] rows of rowXq bytes: normed, Q8A
   qkv: Ptr; // [T] rows of rowQkv bytes
@@ -84,6 +103,7 @@ export interface SharedScratch {
   hiddenQ: Ptr; // [T] rows of rowHiddenQ bytes
   logits: Ptr; // [T] rows of rowLogits bytes
   partials: Ptr; // [chunks][T] rows of rowPartial bytes: FFN sums
+  rowTable: number;
   rowX: number;
   rowXq: number;
   rowQkv: number;
@@ -95,33 +115,38 @@ export interface SharedScratch {
   rowPartial: number;
 }
 
-/** Activations of one lane. nMax: the most neurons a chunk has in any layer. */
+/** Neurons by row, compressed: entry k of row t stands at offsets[t] <= k < offsets[t + 1]. */
+export interface RowLists {
+  offsets: Ptr; // [T + 1] u32
+  ids: Ptr; // [T * nMax] u32: storage ids, ascending within a row
+}
+
+/** Activations of one lane. R: rows it keeps copies of (rows.ts). nMax: the most neurons a chunk has in any layer. */
 export interface LaneScratch {
-  x: Ptr; // [d] f32: this lane's copy of the residual stream
-  xn: Ptr; // [d] f32
-  xq: Ptr; // Q8A of d
-  attnQ: Ptr; // Q8A of heads * headDim
-  hidden: Ptr; // [rank] f32
-  hiddenQ: Ptr; // Q8A of rank
-  ids: Ptr; // [nMax] u32
-  ids2: Ptr; // [nMax] u32
-  gate: Ptr; // [nMax] f32
-  act: Ptr; // [nMax] f32
-  up: Ptr; // [nMax] f32
-  scores: Ptr; // [heads][alignUp(contextLength, 16)] f32
-  batchGate: Ptr; // [T][nMax] f32
-  batchScore: Ptr; // [T][nMax] f32
-  pairRows: Ptr; // [nMax] u32
-  pairOffsets: Ptr; // [nMax + 1] u32
-  pairTokens: Ptr; // [T * nMax] u32
-  pairAct: Ptr; // [T * nMax] f32
-  pairUp: Ptr; // [T * nMax] f32
+  x: Ptr; // [R] rows of rowX bytes: this lane's copy of the residual stream
+  xn: Ptr; // [R] rows of rowX bytes
+  xq: Ptr; // [R] rows of rowXq bytes
+  attnQ: Ptr; // [R] rows of rowAttnQ bytes
+  hiddenQ: Ptr; // [R] rows of rowHiddenQ bytes
+  scores: Ptr; // [heads of one KV head][alignUp(contextLength, 16)] f32: attention
+  scored: Ptr; // [T][alignUp(nMax, 4)] f32: predictor scores
+  gate: Ptr; // [T * nMax] f32
+  candidates: RowLists;
+  active: RowLists & { act: Ptr; up: Ptr }; // act, up: f32 beside the ids
+  /** One row's truth, when recall is measured: [nMax] each. */
+  truth: RowLists & { gates: Ptr; act: Ptr; up: Ptr };
 }
 
 export interface ModelLayout {
   config: ModelConfig;
+  /** Of the config, its threshold as kernels see it: an f32 number. */
+  activation: { kind: ActivationKind; threshold: number };
   contextLength: number;
   batchTokens: number;
+  /** Sequences that can run at once. */
+  slots: number;
+  /** Pages of the KV cache, KV_PAGE positions each. */
+  kvPages: number;
   laneCount: number;
   /** Parts of every layer's neurons (ffn-plan.ts); lane i computes a share of them. */
   chunkCount: number;
@@ -161,6 +186,10 @@ export interface InlineItem {
 export interface LayoutOptions {
   contextLength: number;
   batchTokens: number;
+  slots: number;
+  kvPages: number;
+  /** @default MAX_ARENA_BYTES; tests make models in several arenas with less */
+  maxArenaBytes?: number;
   laneCount: number;
   chunkCount: number;
   kvFormat: KvFormat;
@@ -186,20 +215,15 @@ export function planLayout(
     config.layers === 0
       ? []
       : header.layers.map((_, l) =>
-          dealNeurons(
-            config.intermediateSize,
-            options.plan?.layers[l] ?? null,
-            options.chunkCount,
-            options.gpu?.hotNeurons[l],
-          ),
+          dealNeurons(config.intermediateSize, options.plan?.layers[l] ?? null, options.chunkCount),
         );
-  const nMax = Math.max(...dealt.flatMap((d) => d.chunks.map(chunkCount)));
+  const nMax = Math.max(...dealt.flatMap((d) => d.chunks.map(chunkSize)));
   const maxRank = Math.max(1, ...(options.plan?.layers.map((p) => p.predictor?.rank ?? 1) ?? []));
 
   // ---- scratch: first in every arena, at the same offsets -------------------------------------------
   let scratch!: { shared: SharedScratch; lanes: LaneScratch[] };
   const openArena = (): number => {
-    const arena = new ArenaPlan();
+    const arena = new ArenaPlan(options.maxArenaBytes ?? MAX_ARENA_BYTES);
     scratch = planScratch(arena, config, options, nMax, maxRank);
     bytes.scratch += arena.bytes;
     kvPlanned.push(0);
@@ -225,9 +249,8 @@ export function planLayout(
 
   // ---- layers ----------------------------------------------------------------------------------------
   const kvRow = options.kvFormat === 'f32' ? config.headDim * 4 : config.headDim;
-  const kvHeadBytes =
-    alignUp(options.contextLength * kvRow, 64) +
-    (options.kvFormat === 'q8' ? alignUp(options.contextLength * 4, 64) : 0);
+  const kvRows = options.kvPages * KV_PAGE;
+  const kvHeadBytes = alignUp(kvRows * kvRow, 64) + (options.kvFormat === 'q8' ? alignUp(kvRows * 4, 64) : 0);
   const kvBytes = 2 * config.kvHeads * kvHeadBytes;
   const layers = header.layers.map((layer, l): LayerPlacement => {
     const layerPlan = options.plan?.layers[l] ?? null;
@@ -258,6 +281,7 @@ export function planLayout(
       order,
       chunks,
       predictor,
+      gpu: options.gpu ? gpuNeurons(options.gpu.hotNeurons[l], order, chunks) : null,
       downNorms: arenas[arena].take(4 * config.intermediateSize),
     };
   });
@@ -274,8 +298,8 @@ export function planLayout(
   for (const layer of layers) {
     const kv = (): KvRows[] =>
       Array.from({ length: config.kvHeads }, () => ({
-        data: arenas[layer.arena].take(options.contextLength * kvRow),
-        scales: options.kvFormat === 'q8' ? arenas[layer.arena].take(options.contextLength * 4) : 0,
+        data: arenas[layer.arena].take(kvRows * kvRow),
+        scales: options.kvFormat === 'q8' ? arenas[layer.arena].take(kvRows * 4) : 0,
       }));
     layer.keys = kv();
     layer.values = kv();
@@ -285,8 +309,11 @@ export function planLayout(
   const formats = [...layers.flatMap((l) => [l.qkv.format, l.gate.format]), lmHead.format];
   const layout: ModelLayout = {
     config,
+    activation: { kind: config.activation.kind, threshold: Math.fround(config.activation.threshold) },
     contextLength: options.contextLength,
     batchTokens: options.batchTokens,
+    slots: options.slots,
+    kvPages: options.kvPages,
     laneCount: options.laneCount,
     chunkCount: options.chunkCount,
     kvFormat: options.kvFormat,
@@ -320,9 +347,11 @@ function planScratch(
   maxRank: number,
 ): { shared: SharedScratch; lanes: LaneScratch[] } {
   const T = options.batchTokens;
+  const R = Math.min(T, REDUNDANT_ROWS);
   const d = config.hiddenSize;
   const attnDim = config.heads * config.headDim;
   const rows = {
+    rowTable: alignUp(4 * Math.ceil(options.contextLength / KV_PAGE), 64),
     rowX: f32Row(d),
     rowXq: alignUp(q8aLayout(d).bytes, 64),
     rowQkv: f32Row((config.heads + 2 * config.kvHeads) * config.headDim),
@@ -333,11 +362,12 @@ function planScratch(
     rowLogits: f32Row(config.vocabSize),
     rowPartial: f32Row(paddedCols('q4', d)),
   };
-  const table = options.contextLength * (config.headDim / 2) * 4;
+  const angles = options.contextLength * (config.headDim / 2) * 4;
   const shared: SharedScratch = {
     ...rows,
-    cos: arena.take(table),
-    sin: arena.take(table),
+    cos: arena.take(angles),
+    sin: arena.take(angles),
+    tables: arena.take(options.slots * rows.rowTable),
     x: arena.take(T * rows.rowX),
     xn: arena.take(T * rows.rowX),
     xq: arena.take(T * rows.rowXq),
@@ -350,28 +380,41 @@ function planScratch(
     logits: arena.take(T * rows.rowLogits),
     partials: arena.take(options.chunkCount * T * rows.rowPartial),
   };
+  const lists = (t: number): RowLists => ({
+    offsets: arena.take((t + 1) * 4),
+    ids: arena.take(t * nMax * 4),
+  });
+  const floats = (t: number): Ptr => arena.take(t * alignUp(nMax, 4) * 4);
   const lanes = Array.from({ length: options.laneCount }, (): LaneScratch => ({
-    x: arena.take(rows.rowX),
-    xn: arena.take(rows.rowX),
-    xq: arena.take(activationBytes('q8', d)),
-    attnQ: arena.take(activationBytes('q8', attnDim)),
-    hidden: arena.take(rows.rowHidden),
-    hiddenQ: arena.take(activationBytes('q8', maxRank)),
-    ids: arena.take(nMax * 4),
-    ids2: arena.take(nMax * 4),
-    gate: arena.take(nMax * 4),
-    act: arena.take(nMax * 4),
-    up: arena.take(nMax * 4),
-    scores: arena.take(config.heads * alignUp(options.contextLength, 16) * 4),
-    batchGate: arena.take(T * f32Row(nMax)),
-    batchScore: arena.take(T * f32Row(nMax)),
-    pairRows: arena.take(nMax * 4),
-    pairOffsets: arena.take((nMax + 1) * 4),
-    pairTokens: arena.take(T * nMax * 4),
-    pairAct: arena.take(T * nMax * 4),
-    pairUp: arena.take(T * nMax * 4),
+    x: arena.take(R * rows.rowX),
+    xn: arena.take(R * rows.rowX),
+    xq: arena.take(R * rows.rowXq),
+    attnQ: arena.take(R * rows.rowAttnQ),
+    hiddenQ: arena.take(R * rows.rowHiddenQ),
+    scores: arena.take((config.heads / config.kvHeads) * alignUp(options.contextLength, 16) * 4),
+    scored: floats(T),
+    gate: floats(T),
+    candidates: lists(T),
+    active: { ...lists(T), act: floats(T), up: floats(T) },
+    truth: { ...lists(1), gates: floats(1), act: floats(1), up: floats(1) },
   }));
   return { shared, lanes };
+}
+
+/** @param hot model ids of the neurons the GPU computes */
+function gpuNeurons(hot: Uint32Array, order: Uint32Array | null, chunks: NeuronChunk[]): GpuNeurons | null {
+  if (hot.length === 0) return null;
+  const onGpu = new Set(hot);
+  const size = chunks.reduce((sum, chunk) => sum + chunkSize(chunk), 0);
+  const has = Uint8Array.from({ length: size }, (_, at) => (onGpu.has(order ? order[at] : at) ? 1 : 0));
+  return {
+    has,
+    chunks: chunks.map(({ begin, always, scored }) => {
+      let first = 0;
+      while (first < scored && has[begin + always + first]) first++;
+      return { firstScored: first - (first % 4) };
+    }),
+  };
 }
 
 function layerBytes(layer: PackHeader['layers'][number]): number {

@@ -2,7 +2,7 @@
 import { readSync } from 'node:fs';
 import { HybridError, PackError } from '../errors.js';
 import type { ModelConfig } from '../model/types.js';
-import { shareBegin } from './control.js';
+import { LaneInterrupted, shareBegin, Word } from './control.js';
 import type { LaneContext } from './lane-context.js';
 import type { LoadItem } from './layout.js';
 
@@ -30,6 +30,7 @@ export function loadShare(
     let inverse: Uint32Array | null = null;
     for (let row = 0; row < section.rows; row += rowsPerChunk) {
       if (chunk++ % layout.laneCount !== lane) continue;
+      if (Atomics.load(context.control, Word.FAULT) !== 0) throw new LaneInterrupted();
       const rows = Math.min(rowsPerChunk, section.rows - row);
       const bytes = rows * section.stride;
       const from = section.offset + row * section.stride;
@@ -139,8 +140,8 @@ export function fillRopeTables(context: LaneContext): void {
 
 /** Euclidean norm of this lane's share of the down columns, for weighted recall. */
 export function fillDownNorms(context: LaneContext): void {
-  const { lane, layout, shared } = context;
-  const row = shared.partials + lane * layout.batchTokens * shared.rowPartial;
+  const { lane, layout } = context;
+  const row = layout.laneScratch[lane].xn;
   const d = layout.config.hiddenSize;
   for (const layer of layout.layers) {
     const { kernels, f32 } = context.arenas[layer.arena];

@@ -3,7 +3,7 @@ import type { OnProgress } from '../io/progress.js';
 import type { KernelBackend, KvFormat } from '../kernels/kernels.js';
 import type { FfnMode, FfnPlan } from './ffn-plan.js';
 import type { GpuUnits } from './gpu-mailbox.js';
-import type { StopReason } from './jobs.js';
+import type { StopReason, TokenLogprob } from './jobs.js';
 import type { SamplingOptions } from './sampler.js';
 import type { LayerDensity } from './stats.js';
 
@@ -20,12 +20,21 @@ export interface EngineOptions {
   contextLength?: number;
   /** @default 'q8'; 'f32' for an f32 pack */
   kvCache?: KvFormat;
-  /** Prompt tokens that share one pass over the weights. @default 64 */
+  /** Rows of a step: tokens of prompts and answers that share one pass over the weights. @default 64 */
   batchTokens?: number;
+  /** Requests that run side by side; more wait. @default 4 */
+  slots?: number;
+  /**
+   * Bytes of the KV cache, for all sequences and for prefixes that are kept. @default what contextLength
+   * positions need, and a quarter of that for every slot beside the first
+   */
+  kvMemory?: number;
   /** Units on a GPU (gpu/ starts the worker that serves them). @default null: CPU only */
   gpu?: EngineGpu | null;
   /** Record what lanes and GPU do when; read it with `chromeTrace()`. @default false */
   timeline?: boolean;
+  /** Most bytes of one arena: a model in several can be made from a small one. @default almost 4 GiB */
+  maxArenaBytes?: number;
   signal?: AbortSignal;
   onProgress?: OnProgress;
 }
@@ -47,18 +56,41 @@ export interface GenerateRequest {
   sampling: SamplingOptions;
   stopIds?: number[];
   measureRecall?: boolean;
+  /** Report log-probabilities of each chosen token and this many of the likeliest. */
+  logprobs?: number;
+  /** Added to the logits before everything else, by token id. */
+  logitBias?: Readonly<Record<number, number>>;
+  /**
+   * Called before every choice with the tokens generated so far: which tokens are allowed, a bit each (bit
+   * id & 31 of word id >> 5), or null for all.
+   */
+  mask?: (tokens: readonly number[]) => Uint32Array | null;
+  /**
+   * Propose tokens and check several in one step; never changes the text. `ngram`: what followed the last tokens
+   * earlier in the text; a function: what it answers, given the tokens generated so far, at most MAX_DRAFTS.
+   * @default false
+   */
+  speculate?: 'ngram' | ((tokens: readonly number[]) => Promise<readonly number[]>) | false;
+  /** Take known prefixes from the KV cache. @default true */
+  cachePrompt?: boolean;
   signal?: AbortSignal;
-  /** Tokens as they come. Return true to stop after them. */
-  onTokens?: (tokens: number[]) => boolean | void;
+  /** Tokens as they come, with their log-probabilities when asked for. Return true to stop after them. */
+  onTokens?: (tokens: number[], logprobs: TokenLogprob[] | null) => boolean | void;
   onPrompt?: (done: number, total: number) => void;
 }
 
 export interface RunStats {
   promptTokens: number;
+  /** Of these, how many stood in the KV cache already, from an earlier request. */
+  cachedPromptTokens: number;
+  /** Computed prompt tokens per second, from the first step to the first choice. */
   promptTokensPerSecond: number;
   generatedTokens: number;
-  /** Forward passes of one token per second; 0 when there was none. */
+  /** Tokens per second after the first one; 0 when there was none. */
   decodeTokensPerSecond: number;
+  /** Tokens proposed by speculation, and how many of them were right. */
+  draftTokens: number;
+  acceptedTokens: number;
   ffnMode: FfnMode;
   kernels: string;
   threads: number;
@@ -78,15 +110,19 @@ export interface GenerateResult {
   stopReason: StopReason;
   stats: RunStats;
   layers: LayerDensity[];
+  /** One entry a token; null when not asked for. */
+  logprobs: TokenLogprob[] | null;
 }
 
 export interface LogitsRequest {
   tokens: ArrayLike<number>;
   /** @default true */
   logits?: boolean;
-  /** Run `predicted` layers with their predictor. @default true */
-  applyPredictor?: boolean;
+  /** FFN mode of all layers for this request. @default each layer's own */
+  ffn?: Exclude<FfnMode, 'predicted'>;
   measureRecall?: boolean;
+  /** The last hidden state of every token, after the final norm. @default false */
+  hidden?: boolean;
   trace?: { inputs?: boolean; gates?: boolean; activations?: boolean };
   signal?: AbortSignal;
   onProgress?: (done: number) => void;
@@ -95,6 +131,8 @@ export interface LogitsRequest {
 export interface LogitsResult {
   /** f32 [tokens][vocab]; empty when not asked for */
   logits: Float32Array;
+  /** f32 [tokens][d] */
+  hidden: Float32Array | null;
   layers: LayerDensity[];
   /** f32 [layers][tokens][d or nFf], in the model's neuron order */
   inputs: Float32Array | null;

@@ -1,4 +1,6 @@
-/** Counters the lanes keep per layer while they compute, and what users see of them. */
+/** Counters the lanes keep per slot and layer while they compute, and what users see of them. */
+import type { ModelLayout } from './layout.js';
+import { RowFlag, type Step } from './step.js';
 
 /** Per layer and lane, f64 each. Sums over tokens (`tokens` is counted by lane 0 only). */
 export const Stat = {
@@ -24,21 +26,41 @@ export interface LayerDensity {
   gated: number;
 }
 
-/** Add the lanes' counters: [layers][STATS_PER_LAYER]. */
-export function sumStats(buffer: SharedArrayBuffer, layers: number, lanes: number): Float64Array[] {
-  const all = new Float64Array(buffer);
-  return Array.from({ length: layers }, (_, l) => {
-    const sum = new Float64Array(STATS_PER_LAYER);
-    for (let lane = 0; lane < lanes; lane++) {
-      const at = (lane * layers + l) * STATS_PER_LAYER;
-      for (let i = 0; i < STATS_PER_LAYER; i++) sum[i] += all[at + i];
-    }
-    return sum;
-  });
+/** Counters of one lane: [slots][prompt, answer][layers][STATS_PER_LAYER]. */
+type Shape = Pick<ModelLayout, 'slots' | 'laneCount' | 'layers'>;
+const laneLength = ({ slots, layers }: Shape): number => slots * 2 * layers.length * STATS_PER_LAYER;
+export const statsBytes = (shape: Shape): number => shape.laneCount * laneLength(shape) * 8;
+
+export const laneStats = (buffer: SharedArrayBuffer, shape: Shape, lane: number): Float64Array =>
+  new Float64Array(buffer, lane * laneLength(shape) * 8, laneLength(shape));
+
+/** Where row t's counters of layer l begin. */
+export function counters(context: { layout: Shape }, step: Step, t: number, l: number): number {
+  const phase = step.flags[t] & RowFlag.ANSWER ? 1 : 0;
+  return ((step.slot[t] * 2 + phase) * context.layout.layers.length + l) * STATS_PER_LAYER;
+}
+
+/** Sums over the lanes of one slot's counters, [layers][STATS_PER_LAYER] flat; then they are zero. */
+export function takeCounters(
+  buffer: SharedArrayBuffer,
+  shape: Shape,
+  slot: number,
+  phase: 'prompt' | 'answer',
+): Float64Array {
+  const length = shape.layers.length * STATS_PER_LAYER;
+  const sum = new Float64Array(length);
+  for (let lane = 0; lane < shape.laneCount; lane++) {
+    const at = (slot * 2 + (phase === 'answer' ? 1 : 0)) * length;
+    const part = laneStats(buffer, shape, lane).subarray(at, at + length);
+    for (let i = 0; i < length; i++) sum[i] += part[i];
+    part.fill(0);
+  }
+  return sum;
 }
 
 /**
  * Densities of one layer from its summed counters.
+ * @param sum [STATS_PER_LAYER]
  * @param nFf neurons
  * @param gpuNeurons how many of them the GPU computed: all of those count as predicted active, and nothing is
  *   known of their activity unless recall was measured

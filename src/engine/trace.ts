@@ -1,9 +1,14 @@
 /**
  * Recording what the FFNs saw, for the profiler and for evaluation: per layer the input after the norm and
- * the intermediate activation x1 (zero where a neuron is not active), in the model's own neuron order.
+ * the intermediate activation x1 (zero where a neuron is not active), in the model's own neuron order. A
+ * recording job runs one sequence from its first position, so that a row's position is its place.
  */
+import { shareBegin } from './control.js';
+import { chunkSize } from './ffn-plan.js';
 import type { LaneContext } from './lane-context.js';
-import type { TokenShare } from './batch.js';
+import type { LayerPlacement } from './layout.js';
+import type { Rows } from './rows.js';
+import type { Step } from './step.js';
 
 /** Plain data that crosses to the lanes: one SharedArrayBuffer per kind, [layers][tokens][d or nFf] f32. */
 export interface TraceRequest {
@@ -15,8 +20,8 @@ export interface TraceRequest {
 
 export class TraceBuffers {
   private readonly inputs: Float32Array | null;
-  readonly gates: Float32Array | null;
-  readonly activations: Float32Array | null;
+  private readonly gates: Float32Array | null;
+  private readonly activations: Float32Array | null;
 
   constructor(private readonly request: TraceRequest) {
     this.inputs = request.inputs && new Float32Array(request.inputs);
@@ -24,20 +29,59 @@ export class TraceBuffers {
     this.activations = request.activations && new Float32Array(request.activations);
   }
 
-  /** The normed FFN inputs of this lane's tokens. */
-  recordInputs(context: LaneContext, l: number, own: TokenShare, firstRow: number): void {
+  /** The normed FFN inputs of this lane's share of the rows. */
+  recordInputs(context: LaneContext, l: number, rows: Rows, step: Step): void {
     if (!this.inputs) return;
-    const { shared, layout, arenas } = context;
+    const { lane, layout, arenas } = context;
     const d = layout.config.hiddenSize;
     const { f32 } = arenas[layout.layers[l].arena];
+    const own = rows.own
+      ? { begin: shareBegin(rows.count, lane, layout.laneCount), end: shareBegin(rows.count, lane + 1, layout.laneCount) } // prettier-ignore
+      : rows;
     for (let t = own.begin; t < own.end; t++) {
-      const at = (shared.xn + t * shared.rowX) >>> 2;
-      this.inputs.set(f32.subarray(at, at + d), (l * this.request.tokens + firstRow + t) * d);
+      const at = (rows.normed.f32 + t * rows.normed.f32Row) >>> 2;
+      this.inputs.set(f32.subarray(at, at + d), this.rowAt(l, step.position[t], d));
     }
   }
 
-  /** Where [layer l][token row] begins in gates and activations. */
-  rowAt(l: number, row: number, nFf: number): number {
-    return (l * this.request.tokens + row) * nFf;
+  /** All gates of a chunk, from scratch.gate. */
+  recordGates(
+    context: LaneContext,
+    layer: LayerPlacement,
+    l: number,
+    chunk: number,
+    n: number,
+    step: Step,
+  ): void {
+    if (!this.gates) return;
+    const { begin } = layer.chunks[chunk];
+    const size = chunkSize(layer.chunks[chunk]);
+    const { f32 } = context.arenas[layer.arena];
+    for (let t = 0; t < n; t++) {
+      const to = this.rowAt(l, step.position[t], context.layout.config.intermediateSize);
+      const from = (context.scratch.gate >>> 2) + t * size;
+      for (let r = 0; r < size; r++) this.gates[to + modelId(layer, begin + r)] = f32[from + r];
+    }
+  }
+
+  /** x1 of the neurons in scratch.active. */
+  recordActivations(context: LaneContext, layer: LayerPlacement, l: number, n: number, step: Step): void {
+    if (!this.activations) return;
+    const { u32, f32 } = context.arenas[layer.arena];
+    const { offsets, ids, act } = context.scratch.active;
+    for (let t = 0; t < n; t++) {
+      const to = this.rowAt(l, step.position[t], context.layout.config.intermediateSize);
+      const end = u32[(offsets >>> 2) + t + 1];
+      for (let k = u32[(offsets >>> 2) + t]; k < end; k++) {
+        this.activations[to + modelId(layer, u32[(ids >>> 2) + k])] = f32[(act >>> 2) + k];
+      }
+    }
+  }
+
+  /** Where [layer l][token row] begins. */
+  private rowAt(l: number, row: number, width: number): number {
+    return (l * this.request.tokens + row) * width;
   }
 }
+
+const modelId = (layer: LayerPlacement, at: number): number => (layer.order ? layer.order[at] : at);

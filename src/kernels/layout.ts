@@ -40,8 +40,9 @@ export type SketchFormat = 'q1' | 'q2' | 'q3';
 export const SKETCH_ALIGNMENT = 4;
 export const sketchBits = (format: SketchFormat): 1 | 2 | 3 =>
   format === 'q1' ? 1 : format === 'q2' ? 2 : 3;
-/** Any row a predictor may use. */
+/** Any row that is multiplied with a vector: weights, and what a predictor may use. */
 export type RowFormat = WeightFormat | SketchFormat;
+export const ROW_FORMATS: readonly RowFormat[] = ['f32', 'q8', 'q4', 'q1', 'q2', 'q3'];
 export const isSketch = (format: RowFormat): format is SketchFormat =>
   format === 'q1' || format === 'q2' || format === 'q3';
 
@@ -52,6 +53,12 @@ export const sketchScaleOffset = (bits: 1 | 2 | 3, cols: number): number =>
 /** Bytes from one sketch row to the next. */
 export const sketchRowBytes = (bits: 1 | 2 | 3, cols: number): number =>
   alignUp(sketchScaleOffset(bits, cols) + 2 * groupCount(cols), SKETCH_ALIGNMENT);
+
+/**
+ * Positions of a KV cache page. A page's keys (or values) of one head are KV_PAGE rows one after the other, so
+ * that a block of positions is read in one piece. A multiple of the 16 positions that kernels take together.
+ */
+export const KV_PAGE = 32;
 
 /** Columns that share one scale. */
 export const GROUP = 128;
@@ -93,7 +100,7 @@ export function q8aLayout(cols: number): { scales: number; sums: number; bytes: 
 }
 
 /** Bytes of an activation vector in the form that `format` rows are multiplied with. */
-export const activationBytes = (format: WeightFormat, cols: number): number =>
+export const activationBytes = (format: RowFormat, cols: number): number =>
   format === 'f32' ? alignUp(cols * 4, ROW_ALIGNMENT) : q8aLayout(cols).bytes;
 
 /** The bf16 next to an f32, away from zero: codes chosen against it never clip. Scales may be negative. */

@@ -1,5 +1,5 @@
 /** Scores of a predictor by the engine's own kernels on the rows as they are stored: what a run will do. */
-import { activationBytes, alignUp, isSketch, sketchBits } from '../kernels/layout.js';
+import { activationBytes, alignUp } from '../kernels/layout.js';
 import type { Ptr } from '../kernels/kernels.js';
 import { instantiateKernels, selectKernels } from '../kernels/select.js';
 import type { LayerPredictor, RowMatrix } from './types.js';
@@ -30,11 +30,11 @@ export class Scorer {
     };
     this.at = {
       x: place(alignUp(d, 32) * 4),
-      xq: place(activationBytes('q8', d)),
+      xq: place(TOKENS * activationBytes('q8', d)),
       fc1: place((fc1?.data.length ?? 0) + 64),
       b1: b1 ? place(rank * 4) : 0,
-      hidden: place(alignUp(rank, 32) * 4),
-      hiddenQ: place(activationBytes('q8', rank)),
+      hidden: place(TOKENS * alignUp(rank, 32) * 4),
+      hiddenQ: place(TOKENS * activationBytes('q8', rank)),
       fc2: place(fc2.data.length + 64),
       scores: place(TOKENS * fc2.rows * 4),
     };
@@ -56,32 +56,46 @@ export class Scorer {
     const { rows } = this.network.fc2;
     const tokens = inputs.length / d;
     const x = new Float32Array(memory.buffer, at.x, d);
+    const bytes = activationBytes('q8', d);
     for (let begin = 0; begin < tokens; begin += TOKENS) {
       const count = Math.min(TOKENS, tokens - begin);
       for (let t = 0; t < count; t++) {
         x.set(inputs.subarray((begin + t) * d, (begin + t + 1) * d));
-        this.scoreOne(at.scores + t * rows * 4);
+        this.kernels.quantize(at.x, at.xq + t * bytes, d);
       }
+      this.score(count);
       visit(new Float32Array(memory.buffer, at.scores, count * rows), begin, count);
     }
   }
 
-  private scoreOne(out: Ptr): void {
+  /** The quantised inputs of `count` tokens to scores. */
+  private score(count: number): void {
     const { at, kernels } = this;
     const { fc1, b1, fc2 } = this.network;
-    if (!fc1) return this.multiply(fc2, at.fc2, at.x, at.xq, out);
-    this.multiply(fc1, at.fc1, at.x, at.xq, at.hidden);
-    if (b1) kernels.biasRelu(at.hidden, at.b1, fc1.rows);
-    this.multiply(fc2, at.fc2, at.hidden, at.hiddenQ, out);
+    if (!fc1) return this.multiply(fc2, at.fc2, at.xq, count, at.scores, fc2.rows);
+    const width = alignUp(fc1.rows, 32);
+    const bytes = activationBytes('q8', fc1.rows);
+    this.multiply(fc1, at.fc1, at.xq, count, at.hidden, width);
+    for (let t = 0; t < count; t++) {
+      if (b1) kernels.biasRelu(at.hidden + t * width * 4, at.b1, fc1.rows);
+      kernels.quantize(at.hidden + t * width * 4, at.hiddenQ + t * bytes, fc1.rows);
+    }
+    this.multiply(fc2, at.fc2, at.hiddenQ, count, at.scores, fc2.rows);
   }
 
-  private multiply(m: RowMatrix, weights: Ptr, input: Ptr, quantised: Ptr, out: Ptr): void {
-    const { kernels } = this;
-    kernels.quantize(input, quantised, m.cols);
-    if (isSketch(m.format)) {
-      kernels.dotSketch(sketchBits(m.format), weights, m.stride, m.rows, quantised, out, m.cols);
-    } else {
-      kernels.dot(m.format, weights, m.stride, m.rows, quantised, out, m.cols);
-    }
+  private multiply(m: RowMatrix, weights: Ptr, x: Ptr, count: number, out: Ptr, outStride: number): void {
+    const { format, stride, rows, cols } = m;
+    this.kernels.dot(
+      format,
+      weights,
+      stride,
+      rows,
+      x,
+      activationBytes('q8', cols),
+      count,
+      out,
+      outStride,
+      cols,
+    );
   }
 }

@@ -66,8 +66,8 @@ export async function writeCalibrationText(
   return windows;
 }
 
-/** Windows asked for at a time. */
-const TOGETHER = 8;
+/** Windows written at a time: slots an engine for it should have. */
+export const TOGETHER = 8;
 /** Tokens as often as the model thinks they come. */
 const AS_THE_MODEL_SAYS = {
   temperature: 1,

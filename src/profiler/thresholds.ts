@@ -10,7 +10,8 @@ const MAX_SPREAD = 3;
 const STEPS = 60;
 
 /**
- * @returns the index into each curve's points: the mean recall is at least `target` where the curves reach it
+ * @returns the index into each curve's points: the mean recall is at least `target` where the curves reach it,
+ *   and no layer is below its floor, unless its first point is
  */
 export function equalSlopes(curves: readonly LayerCurve[], target: number): number[] {
   const floor = target - MAX_SPREAD * (1 - target);
@@ -26,18 +27,23 @@ export function equalSlopes(curves: readonly LayerCurve[], target: number): numb
     if (meanRecall(pick(middle)) >= target) high = middle;
     else low = middle;
   }
-  return lowerToTarget(curves, pick(high), target);
+  return lowerToTarget(curves, pick(high), target, floor);
 }
 
 /** The hull's corners are far apart: use up what is above the target, always where it saves most. */
-function lowerToTarget(curves: readonly LayerCurve[], chosen: number[], target: number): number[] {
+function lowerToTarget(
+  curves: readonly LayerCurve[],
+  chosen: number[],
+  target: number,
+  floor: number,
+): number[] {
   let spare = chosen.reduce((sum, at, l) => sum + curves[l].recall[at], 0) - target * curves.length;
   for (;;) {
     let best = -1;
     let bestGain = 0;
     chosen.forEach((at, l) => {
       const curve = curves[l];
-      if (at + 1 >= curve.recall.length) return;
+      if (at + 1 >= curve.recall.length || curve.recall[at + 1] < floor) return;
       const loss = curve.recall[at] - curve.recall[at + 1];
       if (loss > spare) return;
       const gain = (curve.predictedSparsity[at + 1] - curve.predictedSparsity[at]) / Math.max(loss, 1e-9);

@@ -15,7 +15,7 @@ test('every case gives a rate, on two threads', async () => {
     timeMs: 1,
     onProgress: (row) => seen.push(row),
   });
-  const weights = ['dot', 'dotList', 'sumRows', 'records'];
+  const weights = ['dot', 'dotLists', 'sumLists', 'records'];
   expect(rows.map((row) => row.case)).toEqual(['read', ...weights, 'attention', ...weights]);
   expect(seen).toEqual(rows);
   for (const row of rows) {

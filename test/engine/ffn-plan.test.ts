@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import fc from 'fast-check';
-import { dealNeurons, type LayerPlan } from '../../src/engine/ffn-plan.js';
+import { chunksFor, dealNeurons, type LayerPlan } from '../../src/engine/ffn-plan.js';
 
 const plan = (always: number[], scored: number[], frequency: number[] | null = null): LayerPlan => ({
   mode: 'predicted',
@@ -22,25 +22,10 @@ describe('dealNeurons', () => {
     const { order, chunks, scoredRows } = dealNeurons(8, plan([6, 7], [0, 1, 2, 3, 5], frequency), 2);
     expect(Array.from(order!)).toEqual([6, 1, 5, 0, 7, 3, 2, 4]);
     expect(chunks).toEqual([
-      { begin: 0, always: 1, scored: 3, rest: 0, gpu: 0 },
-      { begin: 4, always: 1, scored: 2, rest: 1, gpu: 0 },
+      { begin: 0, always: 1, scored: 3, rest: 0 },
+      { begin: 4, always: 1, scored: 2, rest: 1 },
     ]);
     expect(Array.from(scoredRows)).toEqual([1, 4, 0, 3, 2]); // rows of fc2 in dealt order
-  });
-
-  it('puts the neurons of the GPU at the end of each chunk’s part, and scores none of them', () => {
-    const { order, chunks, scoredRows } = dealNeurons(
-      6,
-      plan([4], [0, 1, 2, 3]),
-      2,
-      Uint32Array.from([1, 2, 4]),
-    );
-    expect(Array.from(order!)).toEqual([0, 1, 4, 3, 5, 2]);
-    expect(Array.from(scoredRows)).toEqual([0, 3]);
-    expect(chunks).toEqual([
-      { begin: 0, always: 0, scored: 1, rest: 0, gpu: 2 },
-      { begin: 3, always: 0, scored: 1, rest: 1, gpu: 1 },
-    ]);
   });
 
   it('is a permutation that puts every neuron in exactly one chunk, for any plan and number of chunks', () => {
@@ -74,5 +59,11 @@ describe('dealNeurons', () => {
         },
       ),
     );
+  });
+});
+
+describe('chunksFor', () => {
+  it('is a property of the model: more chunks for wider FFNs, never more than 16', () => {
+    expect([96, 1024, 4096, 11008, 14336].map(chunksFor)).toEqual([4, 4, 8, 16, 16]);
   });
 });

@@ -4,6 +4,7 @@
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Engine, type EngineOptions } from '../../src/engine/engine.js';
+import { mailboxLayout, type MailboxLayout } from '../../src/engine/gpu-mailbox.js';
 import { GpuHost } from '../../src/gpu/gpu-host.js';
 import type { GpuPlacement } from '../../src/gpu/hot-ffn.js';
 import { openPack } from '../../src/pack/reader.js';
@@ -100,7 +101,7 @@ describe('hybrid', () => {
     const units = spans.filter((e) => e.tid === 2);
     // Two prefill batches and five decoded tokens, two layers each.
     expect(units).toHaveLength((2 + 5) * 2);
-    expect(spans.filter((e) => e.tid === 0 && e.name === 'ffn')).toHaveLength(5 * 2);
+    expect(spans.filter((e) => e.tid === 0 && e.name === 'ffn')).toHaveLength((2 + 5) * 2);
     expect(spans.every((e) => e.dur >= 0)).toBe(true);
     await close();
   });
@@ -124,4 +125,28 @@ describe('hybrid', () => {
     await cpu.close();
     await close();
   });
+
+  it('does not wait for ever for a GPU that hangs: its time-out comes before that of the lanes', async () => {
+    const units = {
+      mailbox: { ...emptyMailbox(), spareCore: false },
+      layers: [0, 1].map(() => ({ qkv: -1, o: -1, ffn: 0 })),
+      lmHead: -1,
+      hotNeurons: [every(3), every(3)],
+      timeoutMs: 6000, // longer than lanes may be silent
+    };
+    const gpu = { units, provider: 'cpu', device: 'test', bytes: 0, onFailure: 'cpu' as const };
+    const engine = await openEngine(folder, 'f32', { ffn: 'exact', gpu });
+    const cpu = await openEngine(folder, 'f32', { ffn: 'exact' });
+    const request = { prompt: PROMPT, maxTokens: 5, sampling: GREEDY };
+    const run = await engine.generate(request);
+    expect(run.stats.gpu!.failure).toMatch(/did not answer within 6 s/);
+    expect(run.tokens).toEqual((await cpu.generate(request)).tokens);
+    await Promise.all([engine.close(), cpu.close()]);
+  }, 30_000);
 });
+
+/** A mailbox that nobody serves. */
+function emptyMailbox(): { buffer: SharedArrayBuffer; byteOffset: number; layout: MailboxLayout } {
+  const layout = mailboxLayout(64, 64, 64);
+  return { buffer: new SharedArrayBuffer(layout.bytes), byteOffset: 0, layout };
+}

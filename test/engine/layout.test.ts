@@ -2,6 +2,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { MAX_ARENA_BYTES } from '../../src/engine/arena.js';
 import { planLayout } from '../../src/engine/layout.js';
 import { defaultKvFormat } from '../../src/engine/options.js';
+import { KV_PAGE } from '../../src/kernels/layout.js';
 import { openPack } from '../../src/pack/reader.js';
 import { DEMO, packOf, removePacks } from './open.js';
 
@@ -13,6 +14,8 @@ async function plan(contextLength: number, kvFormat: 'f32' | 'q8') {
     return planLayout(pack.header, {
       contextLength,
       kvFormat,
+      kvPages: Math.ceil(contextLength / KV_PAGE),
+      slots: 1,
       batchTokens: 1,
       laneCount: 2,
       chunkCount: 4,
@@ -27,7 +30,7 @@ async function plan(contextLength: number, kvFormat: 'f32' | 'q8') {
 
 describe.each(['f32', 'q8'] as const)('an arena with a KV cache in %s', (kvFormat) => {
   // The second length fills more than one arena.
-  it.each([100, 3_300_000])('holds it behind everything that is loaded, %d positions', async (positions) => {
+  it.each([100, 3_600_000])('holds it behind everything that is loaded, %d positions', async (positions) => {
     const { layout, load } = await plan(positions, kvFormat);
     for (const { arena, ptr, section } of load) {
       expect(ptr + section.bytes).toBeLessThanOrEqual(layout.kvBegin[arena]);

@@ -52,5 +52,7 @@ export const GREEDY = {
   minP: 0,
   repetitionPenalty: 1,
   repetitionWindow: 64,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
   seed: 1,
 };

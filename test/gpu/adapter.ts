@@ -3,6 +3,7 @@
  * and nothing else was chosen, the tests use it.
  */
 import { existsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 
 import type { GpuProvider } from '../../src/gpu/providers.js';
 import { GraphBuilder } from '../../src/onnx/graph-builder.js';
@@ -15,6 +16,8 @@ export async function webgpuMissing(): Promise<string | null> {
   if (process.env.VK_ICD_FILENAMES === undefined && existsSync(SWIFTSHADER)) {
     process.env.VK_ICD_FILENAMES = SWIFTSHADER;
   }
+  // Mesa's window-system layer, where it is installed too, complains on stderr without one.
+  process.env.XDG_RUNTIME_DIR ??= tmpdir();
   const g = new GraphBuilder('probe');
   g.output(g.op('Relu', [g.input('x', 'float32', [1])], {}, 'y'), 'float32', [1]);
   try {

@@ -35,6 +35,8 @@ export interface TinyOptions {
   seed?: number; // 1
   /** Spread of the weights, relative to 1/sqrt(columns). @default 1 */
   gain?: number;
+  /** This token's embedding is the largest f32 has: scaled up, it is no number any more. */
+  poisonedToken?: number;
   /** Merged over config.json. */
   config?: Record<string, unknown>;
 }
@@ -113,6 +115,10 @@ export function tinyTensors(o: TinyOptions = {}): Map<string, TinyTensor> {
   const kvRows = d.kvHeads * d.headDim;
 
   add('model.embed_tokens.weight', [d.vocabSize, hiddenSize]);
+  if (o.poisonedToken !== undefined) {
+    const { data } = tensors.get('model.embed_tokens.weight')!;
+    data.fill(3e38, o.poisonedToken * hiddenSize, (o.poisonedToken + 1) * hiddenSize);
+  }
   for (let layer = 0; layer < d.layers; layer++) {
     const p = `model.layers.${layer}.`;
     add(`${p}input_layernorm.weight`, [hiddenSize], 1);

@@ -5,23 +5,29 @@
  */
 import fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
+import { ACTIVATION_KINDS, type Kernels, type KvFormat } from '../../src/kernels/kernels.js';
 import {
-  ACTIVATION_KINDS,
-  type Kernels,
-  type KvFormat,
-  type KvRows,
-  type Ptr,
-  type SparsePairs,
-} from '../../src/kernels/kernels.js';
-import {
-  activationBytes,
   alignUp,
   paddedCols,
   q8aLayout,
+  ROW_FORMATS,
   rowBytes,
   WEIGHT_FORMATS,
-  type WeightFormat,
 } from '../../src/kernels/layout.js';
+import {
+  activations,
+  activationsOf,
+  kvRows,
+  largestProduct,
+  listsOf,
+  pagedKv,
+  products,
+  randomLists,
+  results,
+  weights,
+  weightsOf,
+} from './fixtures.js';
+import { sameBits } from './same-bits.js';
 import { COLUMNS, EXTREMES, normals, random } from './samples.js';
 import { Differences, TwinArena } from './twin-arena.js';
 
@@ -29,7 +35,7 @@ export const TOLERANCE = {
   /** Group sums are exact integers; what differs is the order of f32 additions. Relative to |w| |x|. */
   dot: 2e-6,
   /** f32 coefficients, or 16-bit ones per block of rows. Relative to the sum of |coef| max |w|. */
-  sumRows: 1e-4,
+  sumLists: 1e-4,
   /** Relative to the largest element (rmsNorm, rope, silu, softmax), and for attention to max |v|. */
   elementwise: 2e-6,
   softmax: 4e-6,
@@ -47,6 +53,7 @@ export interface ConformanceSubject {
 const FAR_BASE = 2 ** 31 + 2 ** 20;
 
 export function conformance({ name, create }: ConformanceSubject): void {
+  sameBits(create);
   const differences = new Differences();
   afterAll(() => console.log(differences.report(name)));
 
@@ -95,7 +102,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
         const out = twins.alloc(8);
         twins.both((k) => {
           k.quantize(x, q8a, cols);
-          k.dot('q8', w.ptr, w.stride, 2, q8a, out, cols);
+          k.dot('q8', w.ptr, w.stride, 2, q8a, 0, 1, out, 2, cols);
         });
         expect([...twins.read(0, out, 2)].some(Number.isFinite)).toBe(false);
       }),
@@ -104,14 +111,14 @@ export function conformance({ name, create }: ConformanceSubject): void {
 
   // ---- dot products ----------------------------------------------------------------------------------
 
-  describe.each(WEIGHT_FORMATS)('dot products with %s rows', (format) => {
+  describe.each(ROW_FORMATS)('dot products with %s rows', (format) => {
     const checkDot = (cols: number, rows: number, seed: number, scale = 1, base?: number): void =>
       inTwins(
         (twins) => {
           const w = weights(twins, format, rows, cols, seed, scale);
           const x = activations(twins, format, 1, cols, seed + 1);
           const out = twins.alloc(rows * 4, true);
-          twins.both((k) => k.dot(format, w.ptr, w.stride, rows, x.ptr, out, cols));
+          twins.both((k) => k.dot(format, w.ptr, w.stride, rows, x.ptr, x.stride, 1, out, rows, cols));
           const [a, b] = results(twins, out, rows);
           differences.check(`dot ${format}`, a, b, products(w, x, rows), TOLERANCE.dot);
         },
@@ -144,7 +151,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
         const w = weightsOf(twins, format, [values(cols), values(cols).reverse()], cols);
         const x = activations(twins, format, 1, cols, 4, 1e-3);
         const out = twins.alloc(8);
-        twins.both((k) => k.dot(format, w.ptr, w.stride, 2, x.ptr, out, cols));
+        twins.both((k) => k.dot(format, w.ptr, w.stride, 2, x.ptr, x.stride, 1, out, 2, cols));
         differences.check(`dot ${format}`, ...results(twins, out, 2), products(w, x, 2), TOLERANCE.dot);
       }),
     );
@@ -158,72 +165,59 @@ export function conformance({ name, create }: ConformanceSubject): void {
         for (const values of [row, row.map((v) => -v), mixed]) {
           const x = activationsOf(twins, format, [values], cols);
           const out = twins.alloc(12);
-          twins.both((k) => k.dot(format, w.ptr, w.stride, 3, x.ptr, out, cols));
+          twins.both((k) => k.dot(format, w.ptr, w.stride, 3, x.ptr, x.stride, 1, out, 3, cols));
           differences.check(`dot ${format}`, ...results(twins, out, 3), products(w, x, 3), TOLERANCE.dot);
         }
       }));
 
-    test('dotList, 0 to 17 rows of the list', () =>
+    test.each([32, 100, 128, 300, 4096])('dot of 1 to 9, 12, 13 and 29 tokens, %d columns', (cols) => {
+      for (const nTokens of [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 29]) {
+        inTwins((twins) => {
+          const rows = nTokens === 12 ? 67 : 11;
+          const w = weights(twins, format, rows, cols, 1);
+          const x = activations(twins, format, nTokens, cols, nTokens);
+          const outStride = rows + 3;
+          const out = twins.alloc(nTokens * outStride * 4, true);
+          twins.both((k) =>
+            k.dot(format, w.ptr, w.stride, rows, x.ptr, x.stride, nTokens, out, outStride, cols),
+          );
+          const [a, b] = results(twins, out, nTokens * outStride);
+          differences.check(`dot ${format}, many`, a, b, largestProduct(w, x), TOLERANCE.dot);
+        });
+      }
+    });
+
+    test('dotLists of one token, 0 to 17 rows', () =>
       inTwins((twins) => {
         const cols = 160;
         const w = weights(twins, format, 40, cols, 1);
         const x = activations(twins, format, 1, cols, 2);
         for (let count = 0; count <= 17; count++) {
-          const ids = Array.from({ length: count }, (_, i) => 2 * i + (i % 3));
-          const list = twins.ints(ids);
+          const lists = listsOf(twins, [Array.from({ length: count }, (_, i) => 2 * i + (i % 2))]);
           const out = twins.alloc(count * 4, true);
-          twins.both((k) => k.dotList(format, w.ptr, w.stride, list, count, x.ptr, out, cols));
-          const [a, b] = results(twins, out, count);
-          differences.check(`dotList ${format}`, a, b, products(w, x, 40), TOLERANCE.dot);
-        }
-      }));
-
-    test('a row gives the same bits whatever rows it is computed with', () =>
-      inTwins((twins) => {
-        const [rows, cols] = [13, 416];
-        const w = weights(twins, format, rows, cols, 1);
-        const x = activations(twins, format, 1, cols, 2);
-        const all = twins.alloc(rows * 4);
-        const one = twins.alloc(4, true);
-        twins.both((k) => k.dot(format, w.ptr, w.stride, rows, x.ptr, all, cols));
-        const expected = twins.read(0, all, rows);
-        for (let r = 0; r < rows; r++) {
-          twins.both((k) => k.dot(format, w.ptr + r * w.stride, w.stride, 1, x.ptr, one, cols));
-          expect(twins.read(0, one, 1)[0]).toBe(expected[r]);
-          const list = twins.ints([r]);
-          twins.both((k) => k.dotList(format, w.ptr, w.stride, list, 1, x.ptr, one, cols));
-          expect(twins.read(0, one, 1)[0]).toBe(expected[r]);
-        }
-      }));
-
-    test.each([32, 100, 128, 300, 4096])('dotBatch, 1 to 9 tokens, %d columns', (cols) =>
-      inTwins((twins) => {
-        const rows = 11;
-        const w = weights(twins, format, rows, cols, 1);
-        for (let nTokens = 1; nTokens <= 9; nTokens++) {
-          const x = activations(twins, format, nTokens, cols, nTokens);
-          const outStride = rows + 3;
-          const out = twins.alloc(nTokens * outStride * 4, true);
           twins.both((k) =>
-            k.dotBatch(format, w.ptr, w.stride, rows, x.ptr, x.stride, nTokens, out, outStride, cols),
+            k.dotLists(format, w.ptr, w.stride, lists.offsets, lists.ids, 1, x.ptr, 0, out, cols),
           );
-          const [a, b] = results(twins, out, nTokens * outStride);
-          differences.check(`dotBatch ${format}`, a, b, largestProduct(w, x), TOLERANCE.dot);
+          const [a, b] = results(twins, out, count);
+          differences.check(`dotLists ${format}`, a, b, largestProduct(w, x), TOLERANCE.dot);
         }
-      }),
-    );
+      }));
 
-    test.each([64, 300])('dotPairs, rows with 0 to 9 tokens, %d columns', (cols) =>
+    test.each([64, 300])('dotLists of 12 tokens, %d columns', (cols) =>
       inTwins((twins) => {
         const [rows, nTokens] = [30, 12];
         const w = weights(twins, format, rows, cols, 1);
         const x = activations(twins, format, nTokens, cols, 2);
-        const { pairs, count } = randomPairs(twins, rows, nTokens, 9, 3);
-        const out = twins.alloc(count * 4, true);
-        twins.both((k) => k.dotPairs(format, w.ptr, w.stride, pairs, x.ptr, x.stride, out, cols));
+        const lists = randomLists(twins, rows, nTokens, 3);
+        const out = twins.alloc(lists.count * 4, true);
+        twins.both((k) =>
+          k.dotLists(
+            ...[format, w.ptr, w.stride, lists.offsets, lists.ids, nTokens, x.ptr, x.stride, out, cols],
+          ),
+        );
         differences.check(
-          `dotPairs ${format}`,
-          ...results(twins, out, count),
+          `dotLists ${format}, many`,
+          ...results(twins, out, lists.count),
           largestProduct(w, x),
           TOLERANCE.dot,
         );
@@ -238,25 +232,27 @@ export function conformance({ name, create }: ConformanceSubject): void {
       inTwins(
         (twins) => {
           const w = weights(twins, format, Math.max(1, 2 * count), cols, seed);
-          const list = twins.ints(Array.from({ length: count }, (_, i) => 2 * i + (i % 2)));
+          const lists = listsOf(twins, [Array.from({ length: count }, (_, i) => 2 * i + (i % 2))]);
           const coef = twins.floats(coefs, true);
           const n = paddedCols(format, cols);
           const before = new Float32Array(n).map((_, c) => (c < cols ? Math.sin(c) : 0));
           const out = twins.floats(before);
-          twins.both((k) => k.sumRows(format, w.ptr, w.stride, list, count, coef, out, cols));
+          twins.both((k) =>
+            k.sumLists(format, w.ptr, w.stride, lists.offsets, lists.ids, 1, coef, out, n, cols),
+          );
           const scale = 1 + coefs.reduce((sum, value) => sum + Math.abs(value), 0) * w.largest;
-          differences.check(`sumRows ${format}`, ...results(twins, out, n), scale, TOLERANCE.sumRows);
+          differences.check(`sumLists ${format}`, ...results(twins, out, n), scale, TOLERANCE.sumLists);
         },
         1 << 22,
         base,
       );
 
-    test.each(COLUMNS)('sumRows, %d columns', (cols) => checkSum(cols, 9, normals(9, cols), cols));
-    test('sumRows, 0 to 17 rows, 33 rows and 100 rows', () => {
+    test.each(COLUMNS)('sumLists, %d columns', (cols) => checkSum(cols, 9, normals(9, cols), cols));
+    test('sumLists, 0 to 17 rows, 33 rows and 100 rows', () => {
       for (const count of [...Array(18).keys(), 33, 100]) checkSum(160, count, normals(count, count), count);
     });
-    test('sumRows, pointers above 2 GiB', () => checkSum(300, 21, normals(21, 1), 1, FAR_BASE));
-    test('sumRows, coefficients of zero, tiny, huge and mixed', () => {
+    test('sumLists, pointers above 2 GiB', () => checkSum(300, 21, normals(21, 1), 1, FAR_BASE));
+    test('sumLists, coefficients of zero, tiny, huge and mixed', () => {
       checkSum(160, 20, new Float32Array(20), 1);
       checkSum(160, 20, normals(20, 2, 1e-40), 2);
       checkSum(160, 20, normals(20, 3, 1e20), 3);
@@ -267,7 +263,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
         4,
       );
     });
-    test('sumRows, random cases', () => {
+    test('sumLists, random cases', () => {
       fc.assert(
         fc.property(
           fc.integer({ min: 1, max: 500 }),
@@ -278,35 +274,39 @@ export function conformance({ name, create }: ConformanceSubject): void {
         { numRuns: 40 },
       );
     });
-    test('sumRows passes NaN on', () =>
+    test('sumLists passes NaN on', () =>
       inTwins((twins) => {
         const w = weights(twins, format, 4, 64, 1);
-        const list = twins.ints([0, 1, 3]);
+        const lists = listsOf(twins, [[0, 1, 3]]);
         const coef = twins.floats([1, NaN, 1]);
         const out = twins.alloc(64 * 4);
-        twins.both((k) => k.sumRows(format, w.ptr, w.stride, list, 3, coef, out, 64));
+        twins.both((k) =>
+          k.sumLists(format, w.ptr, w.stride, lists.offsets, lists.ids, 1, coef, out, 64, 64),
+        );
         expect(twins.read(0, out, 64).every(Number.isNaN)).toBe(true);
       }));
 
-    test.each([33, 64, 300, 1000])('sumPairs, rows with 0 to 9 tokens, %d columns', (cols) =>
+    test.each([33, 64, 300, 2300])('sumLists of 12 tokens, %d columns', (cols) =>
       inTwins((twins) => {
-        const [rows, nTokens] = [30, 12];
+        const [rows, nTokens] = [60, 12];
         const w = weights(twins, format, rows, cols, 1);
-        const { pairs, count } = randomPairs(twins, rows, nTokens, 9, 3);
-        const coefs = normals(count, 4);
-        const coef = twins.floats(coefs);
+        const lists = randomLists(twins, rows, nTokens, 3);
+        const coef = twins.floats(normals(lists.count, 4));
         const n = paddedCols(format, cols);
         const outStride = alignUp(n, 4) + 4;
         const out = twins.floats(
           new Float32Array(nTokens * outStride).map((_, i) => (i % outStride < n ? 1 : 7)),
         );
-        twins.both((k) => k.sumPairs(format, w.ptr, w.stride, pairs, coef, out, outStride, cols));
-        const scale = 1 + rows * w.largest;
+        twins.both((k) =>
+          k.sumLists(
+            ...[format, w.ptr, w.stride, lists.offsets, lists.ids, nTokens, coef, out, outStride, cols],
+          ),
+        );
         differences.check(
-          `sumPairs ${format}`,
+          `sumLists ${format}, many`,
           ...results(twins, out, nTokens * outStride),
-          scale,
-          TOLERANCE.sumRows,
+          1 + rows * w.largest,
+          TOLERANCE.sumLists,
         );
       }),
     );
@@ -357,6 +357,14 @@ export function conformance({ name, create }: ConformanceSubject): void {
         expect(twins.read(0, outAct, count).some(Number.isNaN)).toBe(true);
       }),
     );
+
+    test('the threshold of fatrelu is an f32: a gate that equals it when rounded does not pass', () =>
+      inTwins((twins) => {
+        const gate = twins.floats([0.1, 0.11]);
+        const outIds = twins.alloc(8);
+        const counts = twins.both((k) => k.activate('fatrelu', 0.1, gate, 2, 0, 0, outIds, gate));
+        expect(counts).toEqual([1, 1]);
+      }));
 
     test('silu far from zero', () =>
       inTwins((twins) => {
@@ -415,6 +423,18 @@ export function conformance({ name, create }: ConformanceSubject): void {
     });
   });
 
+  test('addListed adds the listed biases', () => {
+    for (const n of [0, 1, 3, 7, 100]) {
+      inTwins((twins) => {
+        const x = twins.floats(normals(n, 1), true);
+        const bias = twins.floats(normals(2 * n + 1, 2));
+        const ids = twins.ints(Array.from({ length: n }, (_, i) => 2 * i + (i % 2)));
+        twins.both((k) => k.addListed(x, bias, ids, n));
+        twins.expectSameBytes(x, n * 4, 'sums');
+      });
+    }
+  });
+
   // ---- the rest of the layer -------------------------------------------------------------------------
 
   describe('the rest of the layer', () => {
@@ -441,6 +461,36 @@ export function conformance({ name, create }: ConformanceSubject): void {
         const x = twins.floats([1, 2, NaN, 4, 5]);
         const weight = twins.floats([1, 1, 1, 1, 1]);
         const [mean] = twins.both((k) => k.rmsNorm(x, weight, x, 5, 1e-6));
+        expect(mean).toBeNaN();
+      }));
+
+    test.each(SIZES)('layerNorm of %d, with and without bias, apart and in place', (n) => {
+      for (const [scale, shift] of [
+        [1, 0],
+        [1e-3, 100],
+        [1e4, -1e4],
+        [0, 3],
+      ]) {
+        for (const inPlace of [false, true]) {
+          inTwins((twins) => {
+            const x = twins.floats(normals(n, n, scale).map((v) => v + shift));
+            const weight = twins.floats(normals(n, n + 1));
+            const bias = inPlace ? 0 : twins.floats(normals(n, n + 2));
+            const out = inPlace ? x : twins.alloc(n * 4);
+            const [a, b] = twins.both((k) => k.layerNorm(x, weight, bias, out, n, 1e-5));
+            expect(Math.abs(a - b)).toBeLessThanOrEqual(1e-5 * b);
+            const scaleOf = 1 + Math.max(...twins.read(1, out, n).map(Math.abs));
+            differences.check('layerNorm', ...results(twins, out, n), scaleOf, TOLERANCE.elementwise);
+          });
+        }
+      }
+    });
+
+    test('layerNorm returns NaN for a NaN', () =>
+      inTwins((twins) => {
+        const x = twins.floats([1, 2, NaN, 4, 5]);
+        const weight = twins.floats([1, 1, 1, 1, 1]);
+        const [mean] = twins.both((k) => k.layerNorm(x, weight, 0, x, 5, 1e-6));
         expect(mean).toBeNaN();
       }));
 
@@ -479,9 +529,9 @@ export function conformance({ name, create }: ConformanceSubject): void {
       for (const headDim of [1, 20, 64, 80, 128]) {
         inTwins((twins) => {
           const rows = kvRows(twins, format, 5, headDim);
-          for (const position of [0, 3, 4]) {
-            const x = twins.floats(position === 4 ? new Float32Array(headDim) : normals(headDim, position));
-            twins.both((k) => k.storeKv(format, x, rows, position, headDim));
+          for (const row of [0, 3, 4]) {
+            const x = twins.floats(row === 4 ? new Float32Array(headDim) : normals(headDim, row));
+            twins.both((k) => k.storeKv(format, x, rows.data, rows.scales, row, headDim));
           }
           twins.expectSameBytes(rows.data, 5 * headDim * (format === 'f32' ? 4 : 1), 'KV rows');
           if (format === 'q8') twins.expectSameBytes(rows.scales, 20, 'KV scales');
@@ -495,23 +545,36 @@ export function conformance({ name, create }: ConformanceSubject): void {
       { group: 4, headDim: 64 },
       { group: 7, headDim: 80 },
       { group: 3, headDim: 20 },
+      { group: 12, headDim: 32 }, // more than native kernels take together
     ];
     describe.each(['f32', 'q8'] as KvFormat[])('attention over %s', (format) => {
       test.each(heads)('$group query heads of $headDim', ({ group, headDim }) => {
-        for (const nPos of [1, 2, 3, 4, 5, 15, 16, 17, 33, 100, 257]) {
+        for (const [begin, nPos] of [
+          ...[1, 2, 3, 4, 5, 15, 16, 17, 33, 100, 257].map((n) => [0, n]),
+          ...[
+            [5, 6],
+            [15, 33],
+            [16, 48],
+            [37, 64],
+            [63, 130],
+            [100, 257],
+          ],
+        ]) {
           inTwins((twins) => {
-            const [k, v] = [0, 1].map((which) => filledKv(twins, format, nPos, headDim, nPos + which));
+            const cache = pagedKv(twins, format, nPos, headDim, nPos);
             const q = twins.floats(normals(group * headDim, 3));
             const out = twins.floats(new Float32Array(group * headDim).fill(9)); // old values must go
             const scores = twins.alloc(group * alignUp(nPos, 16) * 4);
             const scale = 1 / Math.sqrt(headDim);
             twins.both((kernels) =>
-              kernels.attention(format, q, k.rows, v.rows, out, scores, group, nPos, headDim, scale),
+              kernels.attention(
+                ...[format, q, ...cache.pointers, out, scores, group, begin, nPos, headDim, scale],
+              ),
             );
             differences.check(
               `attention ${format}`,
               ...results(twins, out, group * headDim),
-              v.largest,
+              cache.largest,
               format === 'q8' ? TOLERANCE.attentionQ8 : TOLERANCE.attention,
             );
           });
@@ -567,144 +630,4 @@ export function conformance({ name, create }: ConformanceSubject): void {
       const [a, b] = twins.both((k) => k.readProbe(begin, 3840));
       expect(a).toBe(b);
     }));
-}
-
-// ---- fixtures ------------------------------------------------------------------------------------------
-
-interface Vectors {
-  ptr: Ptr;
-  stride: number;
-  /** Length of each vector, for error scales. */
-  norms: number[];
-  /** Largest magnitude in all of them. */
-  largest: number;
-}
-
-function weights(
-  twins: TwinArena,
-  format: WeightFormat,
-  rows: number,
-  cols: number,
-  seed: number,
-  scale = 1,
-): Vectors {
-  return weightsOf(
-    twins,
-    format,
-    Array.from({ length: rows }, (_, r) => normals(cols, seed * 1000 + r, scale)),
-    cols,
-  );
-}
-
-/** Rows as the reference stores them; the stride has room to spare, as a neuron's record has. */
-function weightsOf(twins: TwinArena, format: WeightFormat, rows: Float32Array[], cols: number): Vectors {
-  const stride = rowBytes(format, cols) + 48;
-  const ptr = twins.alloc(rows.length * stride);
-  for (const [r, row] of rows.entries()) {
-    const x = twins.floats(row);
-    twins.reference.quantizeRows(format, x, 0, 1, ptr + r * stride, stride, cols);
-    twins.copyToSubject(ptr + r * stride, rowBytes(format, cols));
-  }
-  return { ptr, stride, norms: rows.map(norm), largest: largestOf(rows) };
-}
-
-function activations(
-  twins: TwinArena,
-  format: WeightFormat,
-  count: number,
-  cols: number,
-  seed: number,
-  scale = 1,
-): Vectors {
-  return activationsOf(
-    twins,
-    format,
-    Array.from({ length: count }, (_, t) => normals(cols, seed * 77 + t + 500, scale)),
-    cols,
-  );
-}
-
-function activationsOf(
-  twins: TwinArena,
-  format: WeightFormat,
-  vectors: Float32Array[],
-  cols: number,
-): Vectors {
-  const stride = activationBytes(format, cols) + 16;
-  const ptr = twins.alloc(vectors.length * stride);
-  for (const [t, values] of vectors.entries()) {
-    const x = twins.floats(values);
-    const to = ptr + t * stride;
-    if (format === 'f32') twins.reference.quantizeRows('f32', x, 0, 1, to, 0, cols);
-    else twins.reference.quantize(x, to, cols);
-    twins.copyToSubject(to, activationBytes(format, cols));
-  }
-  return { ptr, stride, norms: vectors.map(norm), largest: largestOf(vectors) };
-}
-
-const norm = (v: Float32Array): number => Math.hypot(...v);
-const largestOf = (vectors: Float32Array[]): number =>
-  vectors.reduce((top, v) => v.reduce((max, value) => Math.max(max, Math.abs(value)), top), 0);
-
-/** |w_r| |x| for each row: what a dot product's rounding error is relative to. */
-const products = (w: Vectors, x: Vectors, rows: number): number[] =>
-  w.norms.slice(0, rows).map((value) => value * x.norms[0]);
-const largestProduct = (w: Vectors, x: Vectors): number => Math.max(...w.norms) * Math.max(...x.norms);
-
-const results = (twins: TwinArena, ptr: Ptr, n: number): [Float32Array, Float32Array] => [
-  twins.read(0, ptr, n),
-  twins.read(1, ptr, n),
-];
-
-/** Some of `rows` rows with 0..most tokens each, in CSR form. */
-function randomPairs(
-  twins: TwinArena,
-  rows: number,
-  nTokens: number,
-  most: number,
-  seed: number,
-): { pairs: SparsePairs; count: number } {
-  const next = random(seed);
-  const chosen = [...Array(rows).keys()].filter(() => next() < 0.7);
-  const offsets = [0];
-  const tokens: number[] = [];
-  for (const [i] of chosen.entries()) {
-    const count = i % (most + 1);
-    const all = [...Array(nTokens).keys()].sort(() => next() - 0.5);
-    tokens.push(...all.slice(0, count).sort((a, b) => a - b));
-    offsets.push(tokens.length);
-  }
-  const pairs = {
-    rows: twins.ints(chosen),
-    nRows: chosen.length,
-    offsets: twins.ints(offsets),
-    tokens: twins.ints(tokens),
-  };
-  return { pairs, count: tokens.length };
-}
-
-function kvRows(twins: TwinArena, format: KvFormat, positions: number, headDim: number): KvRows {
-  const data = twins.alloc(positions * headDim * (format === 'f32' ? 4 : 1));
-  return { data, scales: format === 'f32' ? 0 : twins.alloc(positions * 4) };
-}
-
-function filledKv(
-  twins: TwinArena,
-  format: KvFormat,
-  positions: number,
-  headDim: number,
-  seed: number,
-): { rows: KvRows; largest: number } {
-  const rows = kvRows(twins, format, positions, headDim);
-  let largest = 0;
-  for (let p = 0; p < positions; p++) {
-    const values = normals(headDim, seed * 991 + p);
-    largest = Math.max(largest, largestOf([values]));
-    const x = twins.floats(values);
-    twins.reference.storeKv(format, x, rows, p, headDim);
-  }
-  // Both get the reference's bytes: storeKv has its own test.
-  twins.copyToSubject(rows.data, positions * headDim * (format === 'f32' ? 4 : 1));
-  if (format === 'q8') twins.copyToSubject(rows.scales, positions * 4);
-  return { rows, largest };
 }

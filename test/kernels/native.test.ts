@@ -74,17 +74,29 @@ describe.skipIf(!status.available)(
     test('a row list that points outside the arena is a RangeError', () => {
       const memory = arena(1);
       const kernels = createNativeKernels(memory);
-      new Uint32Array(memory.buffer, 1024, 2).set([0, 4_000_000_000]);
-      expect(() => kernels.dotList('f32', 2048, 64, 1024, 2, 64, 512, 16)).toThrow(/dotList/);
-      expect(() => kernels.sumRows('f32', 2048, 64, 1024, 2, 64, 512, 16)).toThrow(/sumRows/);
+      new Uint32Array(memory.buffer, 1024, 4).set([0, 2, 0, 4_000_000_000]);
+      const list = [1024, 1032, 1] as const;
+      expect(() => kernels.dotLists('f32', 2048, 64, ...list, 64, 0, 512, 16)).toThrow(/dotLists/);
+      expect(() => kernels.sumLists('f32', 2048, 64, ...list, 64, 512, 16, 16)).toThrow(/sumLists/);
     });
 
-    test('pairs whose offsets go backwards are a RangeError', () => {
+    test('lists whose offsets go backwards are a RangeError', () => {
       const memory = arena(1);
       const kernels = createNativeKernels(memory);
       new Uint32Array(memory.buffer, 1024, 3).set([0, 9, 1]);
-      const pairs = { rows: 4096, nRows: 2, offsets: 1024, tokens: 1100 };
-      expect(() => kernels.dotPairs('f32', 2048, 64, pairs, 8192, 64, 16_384, 16)).toThrow(RangeError);
+      expect(() => kernels.dotLists('f32', 2048, 64, 1024, 1100, 2, 8192, 64, 16_384, 16)).toThrow(
+        RangeError,
+      );
+    });
+
+    test('a page table that points outside the arena is a RangeError; pages before the window are not read', () => {
+      const memory = arena(1);
+      const kernels = createNativeKernels(memory);
+      new Uint32Array(memory.buffer, 1024, 2).set([4_000_000_000, 0]);
+      const attend = (begin: number): void =>
+        kernels.attention('f32', 64, 4096, 0, 8192, 0, 1024, 512, 16_384, 1, begin, 40, 16, 1);
+      expect(() => attend(31)).toThrow(/attention/);
+      expect(() => attend(32)).not.toThrow();
     });
 
     test('kernels keep working after many arenas were collected', () => {

@@ -13,7 +13,8 @@ const u32 = new Uint32Array(memory.buffer);
 const u8 = new Uint8Array(memory.buffer);
 
 // Fixed places in the arena.
-const [X, Q8A, W, OUT, LIST, COEF] = [0x10000, 0x20000, 0x30000, 0x60000, 0x70000, 0x80000];
+const [X, Q8A, W, OUT] = [0x10000, 0x20000, 0x30000, 0x60000];
+const [LIST, COEF, OFFSETS] = [0x70000, 0x80000, 0x90000];
 
 /** values -> row `index` of `format` rows at W; returns what the row stores, as numbers. */
 function storeRow(format: WeightFormat, values: Float32Array, index = 0): Float32Array {
@@ -107,17 +108,18 @@ describe.each(['f32', 'q8', 'q4'] as const)('%s products', (format) => {
     const x = normals(cols, 2);
     f32.set(x, X / 4);
     kernels.quantize(X, Q8A, cols);
-    kernels.dot(format, W, rowBytes(format, cols), 1, format === 'f32' ? X : Q8A, OUT, cols);
+    kernels.dot(format, W, rowBytes(format, cols), 1, format === 'f32' ? X : Q8A, 0, 1, OUT, 1, cols);
     const error = Math.abs(f32[OUT / 4] - dotOf(w, x)) / Math.sqrt(dotOf(w, w) * dotOf(x, x));
     expect(error).toBeLessThan(format === 'f32' ? 1e-7 : 2e-3); // activations are rounded to 8 bits
   });
 
-  test('sumRows adds coefficient times row', () => {
+  test('sumLists adds coefficient times row', () => {
     const rows = [0, 1, 2].map((r) => storeRow(format, normals(cols, 10 + r), r));
     u32.set([0, 2], LIST / 4);
     f32.set([0.5, -2], COEF / 4);
     f32.fill(1, OUT / 4, OUT / 4 + 320);
-    kernels.sumRows(format, W, rowBytes(format, cols), LIST, 2, COEF, OUT, cols);
+    u32.set([0, 2], OFFSETS / 4);
+    kernels.sumLists(format, W, rowBytes(format, cols), OFFSETS, LIST, 1, COEF, OUT, cols, cols);
     for (let c = 0; c < cols; c++) {
       expect(f32[OUT / 4 + c]).toBeCloseTo(1 + 0.5 * rows[0][c] - 2 * rows[2][c], 5);
     }
@@ -143,21 +145,30 @@ test('sigma: what passes each activation, and with which value', () => {
 
 test('attention of one position returns its value row; of equal keys, the mean of the values', () => {
   const headDim = 8;
-  const [k, v] = [
-    { data: W, scales: 0 },
-    { data: W + 0x8000, scales: 0 },
-  ];
+  const [k, v] = [W, W + 0x8000];
+  u32[OFFSETS / 4] = 2; // positions 0.. stand in page 2
   for (let p = 0; p < 3; p++) {
     f32.fill(1, X / 4, X / 4 + headDim);
-    kernels.storeKv('f32', X, k, p, headDim);
+    kernels.storeKv('f32', X, k, 0, 64 + p, headDim);
     f32.fill(p + 1, X / 4, X / 4 + headDim);
-    kernels.storeKv('f32', X, v, p, headDim);
+    kernels.storeKv('f32', X, v, 0, 64 + p, headDim);
   }
   f32.fill(0.3, X / 4, X / 4 + headDim);
-  kernels.attention('f32', X, k, v, OUT, LIST, 1, 1, headDim, 0.5);
-  expect(f32[OUT / 4]).toBe(1);
-  kernels.attention('f32', X, k, v, OUT, LIST, 1, 3, headDim, 0.5);
-  expect(f32[OUT / 4 + 7]).toBeCloseTo(2, 6);
+  const attend = (begin: number, nPos: number): number => {
+    kernels.attention('f32', X, k, 0, v, 0, OFFSETS, OUT, LIST, 1, begin, nPos, headDim, 0.5);
+    return f32[OUT / 4 + 7];
+  };
+  expect(attend(0, 1)).toBe(1);
+  expect(attend(0, 3)).toBeCloseTo(2, 6);
+  expect(attend(1, 3)).toBeCloseTo(2.5, 6);
+});
+
+test('layerNorm takes the mean off, divides by the standard deviation, scales and shifts', () => {
+  f32.set([1, 2, 3, 6], X / 4); // mean 3, variance 3.5
+  f32.set([1, 2, 1, 1], W / 4);
+  f32.set([0, 0, 10, 0], COEF / 4);
+  expect(kernels.layerNorm(X, W, COEF, OUT, 4, 0.5)).toBe(12.5);
+  expect([...f32.slice(OUT / 4, OUT / 4 + 4)]).toEqual([-1, -1, 10, 1.5]);
 });
 
 test('rope turns each pair (i, i + half) by its angle', () => {

@@ -55,11 +55,29 @@ export class TwinArena {
     return ptr;
   }
 
+  /** `count` blocks of `bytes`, copied in turn from the `given` ones at `ptr`. */
+  repeat(ptr: Ptr, bytes: number, given: number, count: number): Ptr {
+    const to = this.alloc(count * bytes);
+    for (const { buffer } of this.memories) {
+      const u8 = new Uint8Array(buffer);
+      for (let i = 0; i < count; i++) {
+        const from = ptr + (i % given) * bytes;
+        u8.copyWithin(to + i * bytes, from, from + bytes);
+      }
+    }
+    return to;
+  }
+
   /** Gives the kernels under test what the reference wrote: inputs must not depend on the subject. */
   copyToSubject(ptr: Ptr, bytes: number): void {
     new Uint8Array(this.memories[0].buffer, ptr, bytes).set(
       new Uint8Array(this.memories[1].buffer, ptr, bytes),
     );
+  }
+
+  /** The reference's bytes themselves, to be written. */
+  referenceBytes(ptr: Ptr, bytes: number): Uint8Array {
+    return new Uint8Array(this.memories[1].buffer, ptr, bytes);
   }
 
   /** Runs the same call on both; returns both results. */

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { bf16ToNumber, groupCount, isSketch, q8aLayout, sketchBits } from '../../src/kernels/layout.js';
+import { bf16ToNumber, groupCount, q8aLayout } from '../../src/kernels/layout.js';
 import type { KernelBackend } from '../../src/kernels/kernels.js';
 import { instantiateKernels, selectKernels } from '../../src/kernels/select.js';
 import {
@@ -111,8 +111,7 @@ function kernelScores(
   new Uint8Array(memory.buffer).set(matrix.data, w);
   kernels.quantize(xAt, xq, x.length);
   const { format, stride, rows, cols } = matrix;
-  if (isSketch(format)) kernels.dotSketch(sketchBits(format), w, stride, rows, xq, out, cols);
-  else kernels.dot(format, w, stride, rows, xq, out, cols);
+  kernels.dot(format, w, stride, rows, xq, 0, 1, out, rows, cols);
   const codes = new Int8Array(memory.buffer, xq, x.length);
   const scales = new Float32Array(memory.buffer, xq + q8aLayout(x.length).scales, groupCount(x.length));
   return {

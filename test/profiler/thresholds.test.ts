@@ -49,6 +49,14 @@ describe('thresholds for a mean recall', () => {
     expect(mean(two, at, 'predictedSparsity')).toBeGreaterThan(best - 0.006);
   });
 
+  it('keep every layer above the floor, also where the others leave much to spare', () => {
+    // Nine layers lose nothing, so the mean allows the tenth a recall of 0.7; its floor is 0.97 - 3 * 0.03.
+    const uneven = [...Array.from({ length: 9 }, () => curve(0, 1)), curve(1, 1)];
+    const at = equalSlopes(uneven, 0.97);
+    expect(uneven[9].recall[at[9]]).toBeGreaterThanOrEqual(0.88);
+    expect(mean(uneven, at, 'recall')).toBeGreaterThanOrEqual(0.97);
+  });
+
   it('are the most careful ones where the target is out of reach', () => {
     const low = { ...curve(0.5, 8), recall: new Float32Array(101).fill(0.5) };
     expect(low.recall[equalSlopes([low], 0.99)[0]]).toBe(0.5);

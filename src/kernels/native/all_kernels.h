@@ -5,17 +5,13 @@
 #include "elementwise.h"
 #include "quantize.h"
 #include "row_dot.h"
-#include "sketch_dot.h"
-#include "batch.h"
+#include "dot.h"
 #include "row_sum.h"
-#include "pair_sum.h"
 #include "attention.h"
 
-#define HYBRID_INFER_TABLE(SYMBOL, NAME)                                                                         \
-  namespace hybrid_infer {                                                                                       \
-  extern const KernelTable SYMBOL;                                                                               \
-  const KernelTable SYMBOL = {NAME,     quantize, dot,         dotList,  dotBatch,  dotPairs,     dotSketch,     \
-                              sumRows,  sumPairs, activate,    gateUp,   selectAbove, biasRelu,   rmsNorm,       \
-                              rope,     addScaled, softmax,    storeKv,  attention, quantizeRows, dequantizeRow, \
-                              readProbe};                                                                        \
+#define HYBRID_INFER_ENTRY(KERNEL) KERNEL,
+#define HYBRID_INFER_TABLE(SYMBOL, NAME)                                       \
+  namespace hybrid_infer {                                                     \
+  extern const KernelTable SYMBOL;                                             \
+  const KernelTable SYMBOL = {NAME, HYBRID_INFER_KERNELS(HYBRID_INFER_ENTRY)}; \
   }

@@ -13,8 +13,8 @@ namespace {
 // Positions taken together, so that their keys and values are in level 1 for all query heads that share them.
 constexpr size_t kPositions = kSumRows;
 // Keys and values are fetched this many bytes ahead, into level 2: the hardware alone leaves a third of the
-// bandwidth unused. What lies behind the last position may be fetched, it is never read.
-constexpr size_t kKvAhead = 4096;
+// bandwidth unused.
+constexpr size_t kKvAhead = 8192;
 // Vectors of a head's output held in registers.
 constexpr size_t kHeadVectors = 8;
 
@@ -89,18 +89,18 @@ HYBRID_INFER_INLINE inline void scoreTile(const Query& query, const int8_t* keys
   each<T>([&](auto t) HYBRID_INFER_INLINE { sums[0][t] = ifloat(totals[t]); });
 }
 
-// scores[p] = factor * keyScales[p] * (q . key p) for positions begin..end
+// scores[p] = factor * keyScales[p] * (q . key p) for n keys side by side; `ahead`: what to fetch meanwhile.
 template <typename Q, typename Key>
-inline void scorePositions(const Q& q, const Key* keys, const float* keyScales, size_t begin, size_t end,
-                           size_t headDim, float factor, float* scores) {
-  size_t p = begin;
+inline void scorePositions(const Q& q, const Key* keys, const Key* ahead, const float* keyScales, size_t n, size_t headDim,
+                           float factor, float* scores) {
+  size_t p = 0;
   auto tiles = [&](auto size) {
     constexpr size_t T = decltype(size)::value;
-    for (; p + T <= end; p += T) {
+    for (; p + T <= n; p += T) {
       F sums[1][T];
       float products[1][T];
-      const uint8_t* ahead = reinterpret_cast<const uint8_t*>(keys + p * headDim) + kKvAhead;
-      for (size_t b = 0; b < T * headDim * sizeof(Key); b += kLine) __builtin_prefetch(ahead + b, 0, 2);
+      const uint8_t* next = reinterpret_cast<const uint8_t*>(ahead + p * headDim);
+      for (size_t b = 0; b < T * headDim * sizeof(Key); b += kLine) __builtin_prefetch(next + b, 0, 2);
       scoreTile<T>(q, keys + p * headDim, headDim, sums);
       sumTile<1, T>(sums, products);
       for (size_t t = 0; t < T; t++) scores[p + t] = products[0][t] * (keyScales ? factor * keyScales[p + t] : factor);
@@ -112,16 +112,15 @@ inline void scorePositions(const Q& q, const Key* keys, const float* keyScales, 
 
 // ---- weighted sums of values -----------------------------------------------------------------------------
 
-// out += sum of weights[p] * value p over positions begin..end, in f32
+// out += sum of weights[p] * value p over n values side by side, in f32
 template <typename Value>
-inline void addValues(const float* weights, const Value* values, const float* scales, size_t begin, size_t end,
-                      size_t headDim, float* out) {
+inline void addValues(const float* weights, const Value* values, const float* scales, size_t n, size_t headDim, float* out) {
   auto weight = [&](size_t p) { return fset(scales ? weights[p] * scales[p] : weights[p]); };
   size_t c = 0;
   for (; c + kHeadVectors * W <= headDim; c += kHeadVectors * W) {
     F sums[kHeadVectors];
     each<kHeadVectors>([&](auto i) HYBRID_INFER_INLINE { sums[i] = fload(out + c + i * W); });
-    for (size_t p = begin; p < end; p++) {
+    for (size_t p = 0; p < n; p++) {
       const F factor = weight(p);
       const Value* row = values + p * headDim + c;
       each<kHeadVectors>([&](auto i) HYBRID_INFER_INLINE { sums[i] = fmadd(factor, kvAt(row + i * W, 0, W), sums[i]); });
@@ -130,17 +129,16 @@ inline void addValues(const float* weights, const Value* values, const float* sc
   }
   for (; c < headDim; c += W) {
     F sum = floadAt(out, c, headDim);
-    for (size_t p = begin; p < end; p++) sum = fmadd(weight(p), kvAt(values + p * headDim, c, headDim), sum);
+    for (size_t p = 0; p < n; p++) sum = fmadd(weight(p), kvAt(values + p * headDim, c, headDim), sum);
     fstoreAt(out, c, headDim, sum);
   }
 }
 
-// The same with integer factors, for at most kSumRows positions. False when a weight is not finite.
-inline bool addValuesQ8(const float* weights, const int8_t* values, const float* scales, size_t begin, size_t end,
+// The same with integer factors, for at most kSumRows values. False when a weight is not finite.
+inline bool addValuesQ8(const float* weights, const int8_t* values, const int8_t* ahead, const float* scales, size_t n,
                         size_t headDim, float* out, SumBlock& block) {
-  const size_t n = end - begin;
   float factors[kSumRows];
-  for (size_t i = 0; i < n; i++) factors[i] = weights[begin + i] * scales[begin + i];
+  for (size_t i = 0; i < n; i++) factors[i] = weights[i] * scales[i];
   const Range range = rangeOf(factors, n);
   if (!range.finite) return false;
   float largest = range.largest > -range.smallest ? range.largest : -range.smallest;
@@ -152,9 +150,10 @@ inline bool addValuesQ8(const float* weights, const int8_t* values, const float*
   int32_t total = 0;
   for (size_t i = 0; i < n; i += W) istore(q + i, fround(fmul(floadAt(factors, i, n), fset(inverse))));
   for (size_t i = 0; i < block.count; i++) {
+    const size_t row = (i < n ? i : n - 1) * headDim;
     total += q[i];
-    block.rows[i] = reinterpret_cast<const uint8_t*>(values + (begin + (i < n ? i : n - 1)) * headDim);
-    next[i] = block.rows[i] + kKvAhead;
+    block.rows[i] = reinterpret_cast<const uint8_t*>(values + row);
+    next[i] = reinterpret_cast<const uint8_t*>(ahead + row);
   }
   // The one group's factors, packed as packFactors does it for W groups.
   if constexpr (kDot4) {
@@ -181,17 +180,33 @@ inline bool addValuesQ8(const float* weights, const int8_t* values, const float*
 // Query heads that go through the keys and values together.
 constexpr size_t kHeadsTogether = 8;
 
+// One attention call, but for the heads.
+struct Cache {
+  const uint8_t *keys, *values;
+  const float *keyScales, *valueScales;
+  const uint32_t* table;
+  size_t begin, nPos, headDim;
+
+  // Where position p stands.
+  size_t row(size_t p) const { return table[p / kKvPage] * kKvPage + p % kKvPage; }
+};
+
 template <typename Value>
-void attentionHeads(const float* q, Kv k, Kv v, float* out, float* scores, size_t heads, size_t nPos, size_t headDim,
-                    float scale) {
+void attentionHeads(const Cache& cache, const float* q, float* out, float* scores, size_t heads, float scale) {
   constexpr bool q8 = std::is_same_v<Value, int8_t>;
-  const Value* keys = static_cast<const Value*>(k.data);
-  const Value* values = static_cast<const Value*>(v.data);
-  const size_t stride = alignUp(nPos, 16);
+  const size_t headDim = cache.headDim, nPos = cache.nPos, stride = alignUp(nPos, 16);
+  const Value* keys = reinterpret_cast<const Value*>(cache.keys);
+  const Value* values = reinterpret_cast<const Value*>(cache.values);
+  // Positions fetched ahead, in whole blocks.
+  const size_t far = alignUp((kKvAhead + headDim * sizeof(Value) - 1) / (headDim * sizeof(Value)), kPositions);
+  // work(p, n, row, ahead, h): n positions from p on, which stand side by side from `row` on.
   auto eachBlock = [&](auto work) {
-    for (size_t begin = 0; begin < nPos; begin += kPositions) {
-      const size_t end = nPos - begin < kPositions ? nPos : begin + kPositions;
-      for (size_t h = 0; h < heads; h++) work(begin, end, h);
+    for (size_t p = cache.begin; p < nPos;) {
+      const size_t whole = (p / kPositions + 1) * kPositions, end = whole < nPos ? whole : nPos;
+      const size_t row = cache.row(p);
+      const size_t ahead = p + far < nPos ? cache.row(p + far) : row;
+      for (size_t h = 0; h < heads; h++) work(p, end - p, row, ahead, h);
+      p = end;
     }
   };
 
@@ -202,36 +217,47 @@ void attentionHeads(const float* q, Kv k, Kv v, float* out, float* scores, size_
       inIntegers[h] = quantizeQuery(q + h * headDim, headDim, queries[h]);
     }
   }
-  eachBlock([&](size_t begin, size_t end, size_t h) {
-    float* to = scores + h * stride;
+  eachBlock([&](size_t p, size_t n, size_t row, size_t ahead, size_t h) {
+    float* to = scores + h * stride + p;
+    const Value *from = keys + row * headDim, *next = keys + ahead * headDim;
     if constexpr (q8) {
       if (inIntegers[h]) {
-        return scorePositions(queries[h], keys, k.scales, begin, end, headDim, scale * queries[h].step, to);
+        return scorePositions(queries[h], from, next, cache.keyScales + row, n, headDim, scale * queries[h].step, to);
       }
     }
-    scorePositions(q + h * headDim, keys, k.scales, begin, end, headDim, scale, to);
+    scorePositions(q + h * headDim, from, next, q8 ? cache.keyScales + row : nullptr, n, headDim, scale, to);
   });
-  for (size_t h = 0; h < heads; h++) softmax(scores + h * stride, nPos);
+  for (size_t h = 0; h < heads; h++) softmax(scores + h * stride + cache.begin, nPos - cache.begin);
 
   std::memset(out, 0, heads * headDim * sizeof(float));
   [[maybe_unused]] SumBlock block;
-  eachBlock([&](size_t begin, size_t end, size_t h) {
-    const float* weights = scores + h * stride;
+  eachBlock([&](size_t p, size_t n, size_t row, size_t ahead, size_t h) {
+    const float* weights = scores + h * stride + p;
+    const Value* from = values + row * headDim;
     if constexpr (q8) {
       // Sums come in vectors of 16 columns.
-      if (headDim % 16 == 0 && addValuesQ8(weights, values, v.scales, begin, end, headDim, out + h * headDim, block)) return;
+      if (headDim % 16 == 0 && addValuesQ8(weights, from, values + ahead * headDim, cache.valueScales + row, n, headDim,
+                                           out + h * headDim, block)) {
+        return;
+      }
     }
-    addValues(weights, values, v.scales, begin, end, headDim, out + h * headDim);
+    addValues(weights, from, q8 ? cache.valueScales + row : nullptr, n, headDim, out + h * headDim);
   });
 }
 
-void attention(KvFormat format, const float* q, Kv k, Kv v, float* out, float* scores, size_t group, size_t nPos,
-               size_t headDim, float scale) {
+void attention(KvFormat format, const float* q, const uint8_t* kData, const float* kScales, const uint8_t* vData,
+               const float* vScales, const uint32_t* table, float* out, float* scores, size_t group, size_t begin,
+               size_t nPos, size_t headDim, float scale) {
   const size_t stride = alignUp(nPos, 16);
+  const Cache cache = {kData, vData, kScales, vScales, table, begin, nPos, headDim};
+  const auto run = format == KvFormat::f32 ? attentionHeads<float> : attentionHeads<int8_t>;
+  if (begin >= nPos) {
+    std::memset(out, 0, group * headDim * sizeof(float));
+    return;
+  }
   for (size_t h = 0; h < group; h += kHeadsTogether) {
     const size_t heads = group - h < kHeadsTogether ? group - h : kHeadsTogether;
-    const auto run = format == KvFormat::f32 ? attentionHeads<float> : attentionHeads<int8_t>;
-    run(q + h * headDim, k, v, out + h * headDim, scores + h * stride, heads, nPos, headDim, scale);
+    run(cache, q + h * headDim, out + h * headDim, scores + h * stride, heads, scale);
   }
 }
 

@@ -99,22 +99,45 @@ void biasRelu(float* x, const float* bias, size_t n) {
   }
 }
 
+void addListed(float* x, const float* bias, const uint32_t* ids, size_t n) {
+  for (size_t i = 0; i < n; i++) x[i] += bias[ids[i]];
+}
+
 // ---- the rest of the layer -------------------------------------------------------------------------------
 
-double rmsNorm(const float* x, const float* weight, float* out, size_t n, double eps) {
-  // In float64, because squares of large activations overflow f32; eight sums, so that they run in parallel.
-  double squares[8] = {};
+// The sum of term(x[i]) in float64, because squares of large activations overflow f32; eight sums, so that they run
+// in parallel.
+template <typename Term> inline double sumOf(const float* x, size_t n, Term term) {
+  double sums[8] = {};
   size_t i = 0;
   for (; i + 8 <= n; i += 8) {
-    for (size_t j = 0; j < 8; j++) squares[j] += static_cast<double>(x[i + j]) * x[i + j];
+    for (size_t j = 0; j < 8; j++) sums[j] += term(static_cast<double>(x[i + j]));
   }
-  for (; i < n; i++) squares[0] += static_cast<double>(x[i]) * x[i];
-  const double mean = (((squares[0] + squares[4]) + (squares[2] + squares[6])) +
-                       ((squares[1] + squares[5]) + (squares[3] + squares[7]))) /
-                      static_cast<double>(n);
+  for (; i < n; i++) sums[0] += term(static_cast<double>(x[i]));
+  return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+}
+inline double meanSquare(const float* x, size_t n) {
+  return sumOf(x, n, [](double v) { return v * v; }) / static_cast<double>(n);
+}
+
+double rmsNorm(const float* x, const float* weight, float* out, size_t n, double eps) {
+  const double mean = meanSquare(x, n);
   const F factor = fset(static_cast<float>(1 / std::sqrt(mean + eps)));
-  for (i = 0; i < n; i += W) fstoreAt(out, i, n, fmul(fmul(floadAt(x, i, n), factor), floadAt(weight, i, n)));
+  for (size_t i = 0; i < n; i += W) fstoreAt(out, i, n, fmul(fmul(floadAt(x, i, n), factor), floadAt(weight, i, n)));
   return mean;
+}
+
+double layerNorm(const float* x, const float* weight, const float* bias, float* out, size_t n, double eps) {
+  const double square = meanSquare(x, n);
+  const double mean = sumOf(x, n, [](double v) { return v; }) / static_cast<double>(n);
+  const double variance = sumOf(x, n, [&](double v) { return (v - mean) * (v - mean); }) / static_cast<double>(n);
+  const double factor = 1 / std::sqrt(variance + eps);
+  // In float64 up to here: the mean may be much larger than what is left when it is taken off.
+  for (size_t i = 0; i < n; i++) {
+    const float normed = static_cast<float>((x[i] - mean) * factor);
+    out[i] = bias == nullptr ? normed * weight[i] : normed * weight[i] + bias[i];
+  }
+  return square;
 }
 
 void rope(float* x, const float* cos, const float* sin, size_t headDim) {

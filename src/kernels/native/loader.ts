@@ -4,13 +4,20 @@ import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { HybridError } from '../../errors.js';
 import type { Kernels } from '../kernels.js';
-import { NativeKernels, PARAMETERS, type BoundKernels } from './native-kernels.js';
+import { kernelsOfParameters, MAX_ARGUMENTS } from '../call.js';
+import { describeKernels, type KernelDescriptor } from './descriptors.js';
 
 /** What the addon exports; addon.cc says the same. */
 interface Addon {
   /** Variants that this CPU runs, best first. */
   variants(): string[];
-  bind(arena: Uint8Array, parameters: Float64Array, variant: string): BoundKernels;
+  /** Functions that take no arguments: they find them in `parameters`, and leave their result in parameters[0]. */
+  bind(
+    arena: Uint8Array,
+    parameters: Float64Array,
+    variant: string,
+    kernels: KernelDescriptor[],
+  ): Record<string, () => void>;
   adviseHugePages(arena: Uint8Array): boolean;
 }
 
@@ -73,9 +80,15 @@ export function createNativeKernels(memory: WebAssembly.Memory, variant?: string
       hint: status.hint ?? 'Name one of these.',
     });
   }
-  const parameters = new Float64Array(PARAMETERS);
-  const bound = addonOrThrow().bind(new Uint8Array(memory.buffer), parameters, chosen);
-  return new NativeKernels(`native (${chosen})`, memory, parameters, bound);
+  const parameters = new Float64Array(MAX_ARGUMENTS);
+  const bound = addonOrThrow().bind(new Uint8Array(memory.buffer), parameters, chosen, describeKernels());
+  // The addon holds only an address in the memory: the kernels keep it.
+  const kernels: Kernels & { memory: WebAssembly.Memory } = {
+    name: `native (${chosen})`,
+    memory,
+    ...kernelsOfParameters(parameters, bound),
+  };
+  return kernels;
 }
 
 /**

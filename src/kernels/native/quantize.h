@@ -84,9 +84,9 @@ void quantize(const float* x, uint8_t* dst, size_t n) {
   }
 }
 
-void storeKv(KvFormat format, const float* x, void* row, float* scale, size_t headDim) {
-  if (format == KvFormat::f32) std::memcpy(row, x, headDim * sizeof(float));
-  else *scale = quantizeI8(x, headDim, static_cast<int8_t*>(row));
+void storeKv(KvFormat format, const float* x, uint8_t* data, float* scales, size_t row, size_t headDim) {
+  if (format == KvFormat::f32) std::memcpy(data + row * headDim * sizeof(float), x, headDim * sizeof(float));
+  else scales[row] = quantizeI8(x, headDim, reinterpret_cast<int8_t*>(data + row * headDim));
 }
 
 // ---- weight rows -----------------------------------------------------------------------------------------

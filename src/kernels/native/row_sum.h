@@ -49,7 +49,7 @@ struct SumBlock {
   // otherwise [two rows][group] of two int16.
   alignas(64) int32_t factors[kSumRows / 2][kSumGroups];
   alignas(64) int32_t totals[kSumGroups];  // sum of a group's factors
-  alignas(64) float steps[kSumGroups];
+  alignas(64) float steps[kSumGroups];  // NaN where a factor is not finite
   const uint8_t* rows[kSumRows];
   size_t count;  // rows in use, rounded up to four: a missing row is a real one with factor 0
 };
@@ -78,9 +78,9 @@ HYBRID_INFER_INLINE inline void packFactors(SumBlock& block, size_t i, size_t g,
   }
 }
 
-// Fills everything but `rows`. Returns false when a factor is not finite.
+// Fills everything but `rows`. Each group's factors depend on that group alone.
 template <Format FORMAT>
-inline bool prepareSumBlock(SumBlock& block, const float* coef, size_t rows, size_t g0, size_t groups, size_t cols) {
+inline void prepareSumBlock(SumBlock& block, const float* coef, size_t rows, size_t g0, size_t groups, size_t cols) {
   block.count = alignUp(rows, 4);
   const size_t scales = scaleOffset(FORMAT, cols);
   auto factors = [&](size_t i, size_t g) {
@@ -94,9 +94,8 @@ inline bool prepareSumBlock(SumBlock& block, const float* coef, size_t rows, siz
       largest = fmax2(largest, fabsv(factor));
       zeros = fmadd(factor, fzero(), zeros);
     }
-    if (!(fsum(zeros) == 0.0f)) return false;
     const F inverse = fdiv(fset(kLargestFactor), largest);
-    fstore(block.steps + g, fdiv(largest, fset(kLargestFactor)));
+    fstore(block.steps + g, fadd(fdiv(largest, fset(kLargestFactor)), zeros));
     I total = izero();
     for (size_t i = 0; i < block.count; i += 4) {
       I q[4];
@@ -108,7 +107,6 @@ inline bool prepareSumBlock(SumBlock& block, const float* coef, size_t rows, siz
     }
     istore(block.totals + g, total);
   }
-  return true;
 }
 
 // ---- one group of all rows of a block --------------------------------------------------------------------
@@ -212,82 +210,112 @@ inline void sumGroup(const SumBlock& block, size_t g, size_t at, size_t length, 
 
 // The same in f32, one row at a time: for factors that are not finite, which must reach `out` as they are.
 template <Format FORMAT>
-void sumBlockF32(const SumBlock& block, const float* coef, size_t rows, size_t g0, size_t groups, size_t cols, float* out) {
-  const size_t padded = alignUp(cols, kColumnMultiple);
+void sumGroupF32(const SumBlock& block, const float* coef, size_t rows, size_t column, size_t length, size_t cols, float* out) {
   for (size_t i = 0; i < rows; i++) {
-    for (size_t c = g0 * kGroup; c < padded && c < (g0 + groups) * kGroup; c += kGroup) {
-      const size_t length = padded - c < kGroup ? padded - c : kGroup;
-      alignas(64) float values[kGroup];
-      dequantize(FORMAT, block.rows[i], cols, c, length, values);
-      for (size_t j = 0; j < length; j += W) {
-        fstore(out + c + j, fmadd(fset(coef[i]), fload(values + j), fload(out + c + j)));
-      }
+    alignas(64) float values[kGroup];
+    dequantize(FORMAT, block.rows[i], cols, column, length, values);
+    for (size_t j = 0; j < length; j += W) {
+      fstore(out + j, fmadd(fset(coef[i]), fload(values + j), fload(out + j)));
     }
   }
 }
 
+// ---- lists -----------------------------------------------------------------------------------------------
+
+// out += sum of coef[k] * row ids[k] for k in first..end, groups g0..g0+groups. What follows in the list up to
+// `known` is fetched ahead.
 template <Format FORMAT>
-void sumRowsQuantized(Rows w, const uint32_t* list, size_t count, const float* coef, float* out, size_t cols) {
-  const size_t padded = alignUp(cols, kColumnMultiple), allGroups = groupCount(cols);
-  constexpr size_t groupBytes = FORMAT == Format::q4 ? kGroup / 2 : kGroup;
+void sumPart(Rows w, const uint32_t* ids, const float* coef, size_t first, size_t end, size_t known, size_t g0,
+             size_t groups, float* out, size_t cols) {
+  const size_t padded = alignUp(cols, kColumnMultiple);
   using Codes = std::conditional_t<FORMAT == Format::q4, Q4Codes, Q8Codes>;
   SumBlock block;
   const uint8_t* next[kSumRows];
-  // Nothing has fetched the first block.
-  for (size_t at = 0; at < rowBytes(FORMAT, cols); at += kLine) {
-    for (size_t i = 0; i < kSumRows && i < count; i++) __builtin_prefetch(w.base + list[i] * w.stride + at, 0, 2);
-  }
-  for (size_t g0 = 0; g0 < allGroups; g0 += kSumGroups) {
-    const size_t groups = allGroups - g0 < kSumGroups ? allGroups - g0 : kSumGroups;
-    for (size_t i0 = 0; i0 < count; i0 += kSumRows) {
-      const size_t rows = count - i0 < kSumRows ? count - i0 : kSumRows;
-      for (size_t i = 0; i < kSumRows; i++) {
-        // A missing row is the last one again, with factor 0.
-        block.rows[i] = w.base + list[i0 + (i < rows ? i : rows - 1)] * w.stride;
-        const size_t after = i0 + kSumRows + i;
-        next[i] = w.base + list[after < count ? after : count - 1] * w.stride;
-      }
-      // The scales come first: a block begins with them.
-      const size_t scales = scaleOffset(FORMAT, cols) + 2 * g0;
-      for (size_t i = 0; i < kSumRows; i++) __builtin_prefetch(next[i] + scales, 0, 3);
-      if (!prepareSumBlock<FORMAT>(block, coef + i0, rows, g0, groups, cols)) {
-        sumBlockF32<FORMAT>(block, coef + i0, rows, g0, groups, cols, out);
-        continue;
-      }
-      for (size_t g = 0; g < groups; g++) {
-        const size_t column = (g0 + g) * kGroup;
-        const size_t length = padded - column < kGroup ? padded - column : kGroup;
-        sumGroup<Codes>(block, g, (g0 + g) * groupBytes, length, out + column, next);
+  for (size_t i0 = first; i0 < end; i0 += kSumRows) {
+    const size_t rows = end - i0 < kSumRows ? end - i0 : kSumRows;
+    for (size_t i = 0; i < kSumRows; i++) {
+      // A missing row is the last one again, with factor 0.
+      block.rows[i] = w.base + ids[i0 + (i < rows ? i : rows - 1)] * w.stride;
+      const size_t after = i0 + kSumRows + i;
+      next[i] = w.base + ids[after < known ? after : known - 1] * w.stride;
+    }
+    // The scales come first: a block begins with them.
+    const size_t scales = scaleOffset(FORMAT, cols) + 2 * g0;
+    for (size_t i = 0; i < kSumRows; i++) __builtin_prefetch(next[i] + scales, 0, 3);
+    prepareSumBlock<FORMAT>(block, coef + i0, rows, g0, groups, cols);
+    for (size_t g = 0; g < groups; g++) {
+      const size_t column = (g0 + g) * kGroup;
+      const size_t length = padded - column < kGroup ? padded - column : kGroup;
+      if (block.steps[g] == block.steps[g]) {
+        sumGroup<Codes>(block, g, (g0 + g) * groupBytes(FORMAT), length, out + column, next);
+      } else {
+        sumGroupF32<FORMAT>(block, coef + i0, rows, column, length, cols, out + column);
       }
     }
   }
 }
 
-void sumRowsF32(Rows w, const uint32_t* list, size_t count, const float* coef, float* out, size_t cols) {
+// The f32 rows first..end of a list, columns c0..cEnd; four rows a pass.
+void sumPartF32(Rows w, const uint32_t* ids, const float* coef, size_t first, size_t end, size_t c0, size_t cEnd, float* out) {
   constexpr size_t block = 4;
-  for (size_t i = 0; i < count; i += block) {
+  for (size_t i = first; i < end; i += block) {
+    const size_t n = end - i < block ? end - i : block;
     const float* rows[block];
     F factors[block];
-    for (size_t j = 0; j < block; j++) {
-      const bool there = i + j < count;
-      rows[j] = reinterpret_cast<const float*>(w.base + list[there ? i + j : i] * w.stride);
-      factors[j] = fset(there ? coef[i + j] : 0);
+    for (size_t j = 0; j < n; j++) {
+      rows[j] = reinterpret_cast<const float*>(w.base + ids[i + j] * w.stride);
+      factors[j] = fset(coef[i + j]);
     }
-    const size_t n = count - i < block ? count - i : block;
-    for (size_t c = 0; c < cols; c += W) {
-      F sum = floadAt(out, c, cols);
-      for (size_t j = 0; j < n; j++) sum = fmadd(factors[j], floadAt(rows[j], c, cols), sum);
-      fstoreAt(out, c, cols, sum);
+    for (size_t c = c0; c < cEnd; c += W) {
+      F sum = floadAt(out, c, cEnd);
+      for (size_t j = 0; j < n; j++) sum = fmadd(factors[j], floadAt(rows[j], c, cEnd), sum);
+      fstoreAt(out, c, cEnd, sum);
     }
   }
 }
 
-void sumRows(Format format, Rows w, const uint32_t* list, size_t count, const float* coef, float* out, size_t cols) {
-  if (count == 0) return;
+// Many tokens: columns of a tile, and rows of it. With q4 rows its codes are 256 KB and those of 64 outputs 512 KB:
+// both stay in level 2 while the tokens take their turns.
+constexpr size_t kSumTileGroups = 16;
+constexpr size_t kSumTileRows = 256;
+
+// A group of columns of all tokens' lists after the other, `tileGroups` groups at a time.
+template <Format FORMAT>
+void sumListsFormat(Rows w, Lists lists, const float* coef, float* out, size_t outStride, size_t cols) {
+  const size_t groups = groupCount(cols);
+  const size_t tileGroups = lists.nTokens == 1 ? kSumGroups : kSumTileGroups;
+  if (lists.nTokens == 1) {
+    // Nothing has fetched the first block.
+    for (size_t at = 0; at < rowBytes(FORMAT, cols); at += kLine) {
+      for (size_t k = lists.offsets[0]; k < lists.offsets[1] && k < lists.offsets[0] + kSumRows; k++) {
+        __builtin_prefetch(w.base + lists.ids[k] * w.stride + at, 0, 2);
+      }
+    }
+  }
+  for (size_t g0 = 0; g0 < groups; g0 += tileGroups) {
+    const size_t n = groups - g0 < tileGroups ? groups - g0 : tileGroups;
+    const auto part = [&](size_t t, size_t first, size_t end) {
+      float* to = out + t * outStride;
+      if constexpr (FORMAT == Format::f32) {
+        const size_t c0 = g0 * kGroup, cEnd = cols - c0 < n * kGroup ? cols : c0 + n * kGroup;
+        sumPartF32(w, lists.ids, coef, first, end, c0, cEnd, to);
+      } else {
+        sumPart<FORMAT>(w, lists.ids, coef, first, end, lists.offsets[t + 1], g0, n, to, cols);
+      }
+    };
+    eachTile(lists, kSumTileRows, part, kSumRows);
+  }
+}
+
+void sumLists(Format format, const uint8_t* w, size_t stride, const uint32_t* offsets, const uint32_t* ids,
+              size_t nTokens, const float* coef, float* out, size_t outStride, size_t cols) {
+  const Rows rows = {w, stride};
+  const Lists lists = {offsets, ids, nTokens};
   switch (format) {
-    case Format::f32: return sumRowsF32(w, list, count, coef, out, cols);
-    case Format::q8: return sumRowsQuantized<Format::q8>(w, list, count, coef, out, cols);
-    case Format::q4: return sumRowsQuantized<Format::q4>(w, list, count, coef, out, cols);
+    case Format::f32: return sumListsFormat<Format::f32>(rows, lists, coef, out, outStride, cols);
+    case Format::q8: return sumListsFormat<Format::q8>(rows, lists, coef, out, outStride, cols);
+    case Format::q4: return sumListsFormat<Format::q4>(rows, lists, coef, out, outStride, cols);
+    default: return;
   }
 }
 

@@ -17,7 +17,8 @@ constexpr size_t W = 8;
 using F = __m256;
 using I = __m256i;
 
-constexpr size_t kTileTokens = 4;  // 8 sums, 2 weights, 1 activation, temporaries of 16 registers
+// A tile of four rows needs all 16 registers for one token: 4 totals, 1 sum, 4 activations, 4 codes, temporaries.
+constexpr size_t kTokensTogether = 1;
 
 alignas(32) const int32_t kLaneMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 inline I firstLanes(size_t n) { return _mm256_loadu_si256(reinterpret_cast<const I*>(kLaneMasks + 8 - n)); }
@@ -150,25 +151,6 @@ HYBRID_INFER_INLINE inline void interleave4(F& v0, F& v1, F& v2, F& v3) {
   F u[4] = {u0, u1, u2, u3};
   orderColumns(u);
   v0 = u[0], v1 = u[1], v2 = u[2], v3 = u[3];
-}
-
-HYBRID_INFER_INLINE inline void transpose(I* m) {
-  I t[8];
-  for (int i = 0; i < 8; i += 2) {
-    t[i] = _mm256_unpacklo_epi32(m[i], m[i + 1]);
-    t[i + 1] = _mm256_unpackhi_epi32(m[i], m[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    m[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
-    m[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
-    m[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
-    m[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int c = 0; c < 4; c++) {
-    t[c] = _mm256_permute2x128_si256(m[c], m[4 + c], 0x20);
-    t[4 + c] = _mm256_permute2x128_si256(m[c], m[4 + c], 0x31);
-  }
-  for (int i = 0; i < 8; i++) m[i] = t[i];
 }
 
 }  // namespace

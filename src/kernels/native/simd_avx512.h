@@ -16,8 +16,8 @@ constexpr size_t W = 16;
 using F = __m512;
 using I = __m512i;
 
-// Tile of dotBatch: tokens x 2 vectors of rows held in registers. 24 sums, 2 weights, 1 activation of 32.
-constexpr size_t kTileTokens = 12;
+// Tokens of a tile of four rows: 16 totals, 4 sums, 8 activations, 2 codes of 32 registers.
+constexpr size_t kTokensTogether = 4;
 
 inline __mmask16 firstLanes(size_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 
@@ -166,32 +166,6 @@ HYBRID_INFER_INLINE inline void interleave4(F& v0, F& v1, F& v2, F& v3) {
   F u[4] = {u0, u1, u2, u3};
   orderColumns(u);
   v0 = u[0], v1 = u[1], v2 = u[2], v3 = u[3];
-}
-
-// W x W transpose of int32.
-HYBRID_INFER_INLINE inline void transpose(I* m) {
-  I t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(m[i], m[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(m[i], m[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    m[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    m[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    m[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    m[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  // m[4 q + c], 128-bit lane l: column 4 l + c of rows 4 q .. 4 q + 3.
-  for (int c = 0; c < 4; c++) {
-    const I ab = _mm512_shuffle_i32x4(m[c], m[4 + c], 0x88), abOdd = _mm512_shuffle_i32x4(m[c], m[4 + c], 0xDD);
-    const I cd = _mm512_shuffle_i32x4(m[8 + c], m[12 + c], 0x88);
-    const I cdOdd = _mm512_shuffle_i32x4(m[8 + c], m[12 + c], 0xDD);
-    t[c] = _mm512_shuffle_i32x4(ab, cd, 0x88);
-    t[8 + c] = _mm512_shuffle_i32x4(ab, cd, 0xDD);
-    t[4 + c] = _mm512_shuffle_i32x4(abOdd, cdOdd, 0x88);
-    t[12 + c] = _mm512_shuffle_i32x4(abOdd, cdOdd, 0xDD);
-  }
-  for (int i = 0; i < 16; i++) m[i] = t[i];
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ constexpr size_t W = 4;
 using F = float32x4_t;
 using I = int32x4_t;
 
-constexpr size_t kTileTokens = 8;  // 16 sums, 2 weights, 1 activation of 32 registers
+constexpr size_t kTokensTogether = 2;  // 8 totals, 2 sums, 16 activations, codes of 32 registers
 
 inline F fload(const float* p) { return vld1q_f32(p); }
 inline F floadn(const float* p, size_t n) {
@@ -124,11 +124,6 @@ inline void transposeF(F& a, F& b, F& c, F& d) {
   d = vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
 }
 HYBRID_INFER_INLINE inline void interleave4(F& v0, F& v1, F& v2, F& v3) { transposeF(v0, v1, v2, v3); }
-HYBRID_INFER_INLINE inline void transpose(I* m) {
-  F a = fbits(m[0]), b = fbits(m[1]), c = fbits(m[2]), d = fbits(m[3]);
-  transposeF(a, b, c, d);
-  m[0] = ibits(a), m[1] = ibits(b), m[2] = ibits(c), m[3] = ibits(d);
-}
 
 }  // namespace
 }  // namespace hybrid_infer

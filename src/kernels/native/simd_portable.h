@@ -17,7 +17,7 @@ typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 typedef uint32_t U __attribute__((vector_size(16)));
 
-constexpr size_t kTileTokens = 4;
+constexpr size_t kTokensTogether = 1;
 
 inline F fload(const float* p) { F v; std::memcpy(&v, p, sizeof v); return v; }
 inline F floadn(const float* p, size_t n) { F v = {}; std::memcpy(&v, p, n * sizeof(float)); return v; }
@@ -127,10 +127,6 @@ HYBRID_INFER_INLINE inline void interleave4(F& v0, F& v1, F& v2, F& v3) {
   v1 = F{a[1], b[1], c[1], d[1]};
   v2 = F{a[2], b[2], c[2], d[2]};
   v3 = F{a[3], b[3], c[3], d[3]};
-}
-HYBRID_INFER_INLINE inline void transpose(I* m) {
-  const I a = m[0], b = m[1], c = m[2], d = m[3];
-  for (size_t i = 0; i < W; i++) m[i] = I{a[i], b[i], c[i], d[i]};
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 // sixteen; all query heads use a tile before the next one is read, so K and V cross the memory bus once.
 // 8-bit rows are multiplied as integers: by the query in 16 bits, and by the probabilities of a tile in 16
 // bits with one step. Odd head sizes, the last tile and numbers that are not finite go through f32.
-import { alignUp, madd, max1, maxMagnitude, SMALLEST_GROUP_MAX, storeLanes, sums4, truncate } from './common';
+import { alignUp, KV_PAGE, madd, max1, maxMagnitude, SMALLEST_GROUP_MAX, storeLanes, sums4, truncate } from './common';
 import { quantizeKvRow } from './quantize';
 import { softmax } from './layer';
 
@@ -12,12 +12,19 @@ const KV_F32: i32 = 0;
 /** Positions of V that every query head uses before the next tile: 16 rows of 128 f32 are 8 KB. */
 const TILE: u32 = 16;
 
-export function storeKv(format: i32, x: u32, data: u32, scales: u32, position: u32, headDim: u32): void {
+export function storeKv(format: i32, x: u32, data: u32, scales: u32, row: u32, headDim: u32): void {
   if (format == KV_F32) {
-    memory.copy(data + position * headDim * 4, x, headDim * 4);
+    memory.copy(data + row * headDim * 4, x, headDim * 4);
   } else {
-    f32.store(scales + position * 4, quantizeKvRow(x, data + position * headDim, headDim));
+    f32.store(scales + row * 4, quantizeKvRow(x, data + row * headDim, headDim));
   }
+}
+
+/** The row of position p: pages of KV_PAGE positions stand where the table says. */
+// @ts-ignore: decorator
+@inline
+function rowOf(table: u32, p: u32): u32 {
+  return load<u32>(table + (p / KV_PAGE) * 4) * KV_PAGE + (p % KV_PAGE);
 }
 
 /** Elements c..c+3 of a KV row as f32 (before the row's scale). */
@@ -181,7 +188,7 @@ function addTile(row: u32, factors: u32, step: f32, out: u32, headDim: u32): voi
 
 // ---- values in f32 -----------------------------------------------------------------------------------------
 
-/** out [headDim] += sum over positions begin..end-1 of weight * V row. */
+/** out [headDim] += sum of weight * V row over n rows side by side. */
 // @ts-ignore: decorator
 @inline
 function addValues(
@@ -189,8 +196,7 @@ function addValues(
   data: u32,
   scales: u32,
   weights: u32,
-  begin: u32,
-  end: u32,
+  n: u32,
   out: u32,
   headDim: u32,
   rowBytes: u32,
@@ -203,7 +209,7 @@ function addValues(
     let a1 = v128.load(to, 16);
     let a2 = v128.load(to, 32);
     let a3 = v128.load(to, 48);
-    for (let p = begin; p < end; p++) {
+    for (let p: u32 = 0; p < n; p++) {
       const row = data + p * rowBytes;
       const w = f32x4.splat(weightOf(format, weights, scales, p));
       a0 = madd(w, kv4(format, row, c), a0);
@@ -218,7 +224,7 @@ function addValues(
   }
   for (; c < headDim; c++) {
     let a = v128.load32_zero(out + c * 4);
-    for (let p = begin; p < end; p++) {
+    for (let p: u32 = 0; p < n; p++) {
       const w = f32x4.splat(weightOf(format, weights, scales, p));
       a = madd(w, kv1(format, data + p * rowBytes, c), a);
     }
@@ -234,18 +240,29 @@ function weightOf(format: i32, weights: u32, scales: u32, p: u32): f32 {
   return format == KV_F32 ? weight : weight * f32.load(scales + p * 4);
 }
 
+// ---- attention ---------------------------------------------------------------------------------------------
+
+/** Where the tile of position p ends; tiles begin at multiples of TILE, so that none leaves its page. */
+// @ts-ignore: decorator
+@inline
+function tileEnd(p: u32, nPos: u32): u32 {
+  return min((p / TILE + 1) * TILE, nPos);
+}
+
 // @ts-ignore: decorator
 @inline
 function attend(
   format: i32,
   q: u32,
-  k: u32,
+  kData: u32,
   kScales: u32,
-  v: u32,
+  vData: u32,
   vScales: u32,
+  table: u32,
   out: u32,
   scores: u32,
   group: u32,
+  begin: u32,
   nPos: u32,
   headDim: u32,
   scale: f32,
@@ -262,87 +279,78 @@ function attend(
       f32.store(words + headDim * 2, quantizeQuery(q + h * headBytes, words, headDim));
     }
   }
-  for (let p: u32 = 0; p < nPos; p += 4) {
-    const last = nPos - 1 - p;
-    const k0 = k + p * rowBytes;
-    const k1 = k0 + min(1, last) * rowBytes;
-    const k2 = k0 + min(2, last) * rowBytes;
-    const k3 = k0 + min(3, last) * rowBytes;
-    for (let h: u32 = 0; h < group; h++) {
-      const words = out + h * headBytes;
-      const step: f32 = integers ? f32.load(words + headDim * 2) : NaN;
-      const products =
-        step == step
-          ? f32x4.mul(keyWords4(words, k0, k1, k2, k3, headDim), f32x4.splat(step))
-          : keys4(format, q + h * headBytes, k0, k1, k2, k3, headDim);
-      let s = f32x4.mul(products, f32x4.splat(scale));
-      if (format != KV_F32) {
-        const at = kScales + p * 4;
-        let rowScales = f32x4.splat(f32.load(at));
-        rowScales = f32x4.replace_lane(rowScales, 1, f32.load(at + min(1, last) * 4));
-        rowScales = f32x4.replace_lane(rowScales, 2, f32.load(at + min(2, last) * 4));
-        rowScales = f32x4.replace_lane(rowScales, 3, f32.load(at + min(3, last) * 4));
-        s = f32x4.mul(s, rowScales);
+  for (let first = begin; first < nPos; first = tileEnd(first, nPos)) {
+    const n = tileEnd(first, nPos) - first;
+    const row = rowOf(table, first);
+    for (let p: u32 = 0; p < n; p += 4) {
+      const last = n - 1 - p;
+      const k0 = kData + (row + p) * rowBytes;
+      const k1 = k0 + min(1, last) * rowBytes;
+      const k2 = k0 + min(2, last) * rowBytes;
+      const k3 = k0 + min(3, last) * rowBytes;
+      for (let h: u32 = 0; h < group; h++) {
+        const words = out + h * headBytes;
+        const step: f32 = integers ? f32.load(words + headDim * 2) : NaN;
+        const products =
+          step == step
+            ? f32x4.mul(keyWords4(words, k0, k1, k2, k3, headDim), f32x4.splat(step))
+            : keys4(format, q + h * headBytes, k0, k1, k2, k3, headDim);
+        let s = f32x4.mul(products, f32x4.splat(scale));
+        if (format != KV_F32) {
+          const at = kScales + (row + p) * 4;
+          let rowScales = f32x4.splat(f32.load(at));
+          rowScales = f32x4.replace_lane(rowScales, 1, f32.load(at + min(1, last) * 4));
+          rowScales = f32x4.replace_lane(rowScales, 2, f32.load(at + min(2, last) * 4));
+          rowScales = f32x4.replace_lane(rowScales, 3, f32.load(at + min(3, last) * 4));
+          s = f32x4.mul(s, rowScales);
+        }
+        storeLanes(scores + h * scoreBytes + (first + p) * 4, s, n - p);
       }
-      storeLanes(scores + h * scoreBytes + p * 4, s, nPos - p);
     }
   }
 
-  for (let h: u32 = 0; h < group; h++) softmax(scores + h * scoreBytes, nPos);
+  if (begin < nPos) {
+    for (let h: u32 = 0; h < group; h++) softmax(scores + h * scoreBytes + begin * 4, nPos - begin);
+  }
   memory.fill(out, 0, group * headBytes);
-  for (let begin: u32 = 0; begin < nPos; begin += TILE) {
-    const end = min(begin + TILE, nPos);
+  for (let first = begin; first < nPos; first = tileEnd(first, nPos)) {
+    const n = tileEnd(first, nPos) - first;
+    const row = rowOf(table, first);
     for (let h: u32 = 0; h < group; h++) {
-      if (integers && end - begin == TILE) {
-        const factors = scores + h * scoreBytes + begin * 4;
-        const step = factorsOfTile(factors, vScales + begin * 4);
+      const weights = scores + h * scoreBytes + first * 4;
+      const to = out + h * headBytes;
+      if (integers && n == TILE) {
+        const step = factorsOfTile(weights, vScales + row * 4);
         if (step == step) {
-          addTile(v + begin * rowBytes, factors, step, out + h * headBytes, headDim);
+          addTile(vData + row * rowBytes, weights, step, to, headDim);
           continue;
         }
       }
-      addValues(
-        format,
-        v,
-        vScales,
-        scores + h * scoreBytes,
-        begin,
-        end,
-        out + h * headBytes,
-        headDim,
-        rowBytes,
-      );
+      addValues(format, vData + row * rowBytes, vScales + row * 4, weights, n, to, headDim, rowBytes);
     }
   }
 }
 
 /** The two formats apart, so that the inner loops hold no choice. */
-export function attentionF32(
+export function attention(
+  format: i32,
   q: u32,
-  k: u32,
-  v: u32,
-  out: u32,
-  scores: u32,
-  group: u32,
-  nPos: u32,
-  headDim: u32,
-  scale: f32,
-): void {
-  attend(0, q, k, 0, v, 0, out, scores, group, nPos, headDim, scale);
-}
-
-export function attentionQ8(
-  q: u32,
-  k: u32,
+  kData: u32,
   kScales: u32,
-  v: u32,
+  vData: u32,
   vScales: u32,
+  table: u32,
   out: u32,
   scores: u32,
   group: u32,
+  begin: u32,
   nPos: u32,
   headDim: u32,
   scale: f32,
 ): void {
-  attend(1, q, k, kScales, v, vScales, out, scores, group, nPos, headDim, scale);
+  if (format == KV_F32) {
+    attend(0, q, kData, 0, vData, 0, table, out, scores, group, begin, nPos, headDim, scale);
+  } else {
+    attend(1, q, kData, kScales, vData, vScales, table, out, scores, group, begin, nPos, headDim, scale);
+  }
 }

@@ -1,5 +1,5 @@
-// Layout constants and small helpers that all kernels share. Formats are numbers here: see FORMAT_IDS in
-// ../loader.ts. Everything that runs in an inner loop is inlined.
+// Layout constants and small helpers that all kernels share. Formats are numbers here: their places in the lists of
+// names in ../../layout.ts and ../../kernels.ts. Everything that runs in an inner loop is inlined.
 
 export const F32: i32 = 0;
 export const Q8: i32 = 1;
@@ -8,6 +8,9 @@ export const Q4: i32 = 2;
 /** Columns per scale; rows are padded to a multiple of COLUMN_MULTIPLE and start at a multiple of 16. */
 export const GROUP: u32 = 128;
 export const COLUMN_MULTIPLE: u32 = 32;
+
+/** Positions of a KV page. */
+export const KV_PAGE: u32 = 32;
 
 /** Groups and activation groups whose largest magnitude is below this are zeros (reference/rounding.ts). */
 export const SMALLEST_GROUP_MAX: f32 = 1e-30;

@@ -1,9 +1,8 @@
-// The exports of the module; ../loader.ts turns them into the Kernels interface.
+// The exports of the module: the kernels of ../../table.ts, with formats as numbers.
 export { quantize, quantizeRows, dequantizeRow } from './quantize';
-export { dot, dotList, dotBatch, dotPairs } from './dot';
-export { dotSketch } from './dot-sketch';
-export { sumRows, sumPairs } from './sum';
-export { activate, gateUp, selectAbove, biasRelu } from './neurons';
-export { rmsNorm, rope, addScaled, softmax } from './layer';
-export { storeKv, attentionF32, attentionQ8 } from './attention';
+export { dot, dotLists } from './dot';
+export { sumLists } from './sum';
+export { activate, gateUp, selectAbove, biasRelu, addListed } from './neurons';
+export { rmsNorm, layerNorm, rope, addScaled, softmax } from './layer';
+export { storeKv, attention } from './attention';
 export { readProbe } from './probe';

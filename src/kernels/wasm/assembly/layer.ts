@@ -32,6 +32,31 @@ export function rmsNorm(x: u32, weight: u32, out: u32, n: u32, eps: f32): f32 {
   return mean;
 }
 
+/** In float64: the mean may be much larger than what is left when it is taken off. */
+export function layerNorm(x: u32, weight: u32, bias: u32, out: u32, n: u32, eps: f64): f64 {
+  let sum: f64 = 0;
+  let squares: f64 = 0;
+  for (let i: u32 = 0; i < n; i++) {
+    const v = <f64>f32.load(x + i * 4);
+    sum += v;
+    squares += v * v;
+  }
+  const mean = sum / <f64>n;
+  let distances: f64 = 0;
+  for (let i: u32 = 0; i < n; i++) {
+    const v = <f64>f32.load(x + i * 4) - mean;
+    distances += v * v;
+  }
+  const factor = 1 / sqrt<f64>(distances / <f64>n + eps);
+  for (let i: u32 = 0; i < n; i++) {
+    const at = i * 4;
+    const normed = <f32>((<f64>f32.load(x + at) - mean) * factor);
+    const shift: f32 = bias == 0 ? 0 : f32.load(bias + at);
+    f32.store(out + at, normed * f32.load(weight + at) + shift);
+  }
+  return squares / <f64>n;
+}
+
 export function rope(x: u32, cos: u32, sin: u32, headDim: u32): void {
   const half = headDim / 2;
   const upper = x + half * 4;

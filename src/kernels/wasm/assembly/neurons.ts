@@ -107,3 +107,10 @@ export function biasRelu(x: u32, bias: u32, n: u32): void {
     storeLanes(x + i * 4, f32x4.max(zero, f32x4.add(load4(x, i, n), b)), n - i);
   }
 }
+
+export function addListed(x: u32, bias: u32, ids: u32, n: u32): void {
+  for (let i: u32 = 0; i < n; i++) {
+    const at = x + i * 4;
+    f32.store(at, f32.load(at) + f32.load(bias + load<u32>(ids + i * 4) * 4));
+  }
+}

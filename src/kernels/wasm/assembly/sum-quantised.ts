@@ -139,7 +139,7 @@ function row(w: u32, stride: u32, list: u32, k: u32, count: u32): u32 {
   return w + load<u32>(list + min(k, count - 1) * 4) * stride;
 }
 
-/** out += sum of act[k] * row list[k] for k < count, count 1..16. */
+/** out += sum of act[k] * row list[k] for k < count, count 1..16, in the groups that begin within first..end. */
 // @ts-ignore: decorator
 @inline
 function sumBlock(
@@ -151,6 +151,8 @@ function sumBlock(
   act: u32,
   out: u32,
   cols: u32,
+  first: u32,
+  end: u32,
 ): void {
   const w0 = row(w, stride, list, 0, count);
   const w1 = row(w, stride, list, 1, count);
@@ -173,8 +175,8 @@ function sumBlock(
   const act2 = load4(act, 8, count);
   const act3 = load4(act, 12, count);
   const n = padded(Q4, cols);
-  let s: u32 = format == Q4 ? n / 2 : n; // this group's scale, from each row's begin
-  for (let begin: u32 = 0; begin < n; begin += GROUP) {
+  let s: u32 = (format == Q4 ? n / 2 : n) + (first / GROUP) * 2; // this group's scale, from each row's begin
+  for (let begin = first; begin < end; begin += GROUP) {
     const f0 = f32x4.mul(act0, scales4(w0 + s, w1 + s, w2 + s, w3 + s));
     const f1 = f32x4.mul(act1, scales4(w4 + s, w5 + s, w6 + s, w7 + s));
     const f2 = f32x4.mul(act2, scales4(w8 + s, w9 + s, w10 + s, w11 + s));
@@ -186,18 +188,18 @@ function sumBlock(
     const enough = f32x4.ge(largest, f32x4.splat(SMALLEST_GROUP_MAX)); // false for NaN, which `unit` keeps
     const inverse = v128.and(f32x4.div(f32x4.splat(I16_MAX), largest), enough);
     const unit = f32x4.div(largest, f32x4.splat(I16_MAX));
-    const first = narrow(f0, f1, inverse);
-    const last = narrow(f2, f3, inverse);
+    const lower = narrow(f0, f1, inverse);
+    const upper = narrow(f2, f3, inverse);
     const ones = i16x8.splat(1);
-    const total = sumAll(i32x4.add(i32x4.dot_i16x8_s(first, ones), i32x4.dot_i16x8_s(last, ones)));
-    const c0 = v128.shuffle<i32>(first, first, 0, 0, 0, 0);
-    const c1 = v128.shuffle<i32>(first, first, 1, 1, 1, 1);
-    const c2 = v128.shuffle<i32>(first, first, 2, 2, 2, 2);
-    const c3 = v128.shuffle<i32>(first, first, 3, 3, 3, 3);
-    const c4 = v128.shuffle<i32>(last, last, 0, 0, 0, 0);
-    const c5 = v128.shuffle<i32>(last, last, 1, 1, 1, 1);
-    const c6 = v128.shuffle<i32>(last, last, 2, 2, 2, 2);
-    const c7 = v128.shuffle<i32>(last, last, 3, 3, 3, 3);
+    const total = sumAll(i32x4.add(i32x4.dot_i16x8_s(lower, ones), i32x4.dot_i16x8_s(upper, ones)));
+    const c0 = v128.shuffle<i32>(lower, lower, 0, 0, 0, 0);
+    const c1 = v128.shuffle<i32>(lower, lower, 1, 1, 1, 1);
+    const c2 = v128.shuffle<i32>(lower, lower, 2, 2, 2, 2);
+    const c3 = v128.shuffle<i32>(lower, lower, 3, 3, 3, 3);
+    const c4 = v128.shuffle<i32>(upper, upper, 0, 0, 0, 0);
+    const c5 = v128.shuffle<i32>(upper, upper, 1, 1, 1, 1);
+    const c6 = v128.shuffle<i32>(upper, upper, 2, 2, 2, 2);
+    const c7 = v128.shuffle<i32>(upper, upper, 3, 3, 3, 3);
     const columns = min(GROUP, n - begin);
     if (format == Q4) {
       const offset = i32x4.shl(total, 3);
@@ -367,10 +369,30 @@ function addColumns8(
 }
 
 /** The two formats apart, so that the inner loops hold no choice. */
-export function q4SumBlock(w: u32, stride: u32, list: u32, count: u32, act: u32, out: u32, cols: u32): void {
-  sumBlock(Q4, w, stride, list, count, act, out, cols);
+export function q4SumBlock(
+  w: u32,
+  stride: u32,
+  list: u32,
+  count: u32,
+  act: u32,
+  out: u32,
+  cols: u32,
+  first: u32,
+  end: u32,
+): void {
+  sumBlock(Q4, w, stride, list, count, act, out, cols, first, end);
 }
 
-export function q8SumBlock(w: u32, stride: u32, list: u32, count: u32, act: u32, out: u32, cols: u32): void {
-  sumBlock(Q8, w, stride, list, count, act, out, cols);
+export function q8SumBlock(
+  w: u32,
+  stride: u32,
+  list: u32,
+  count: u32,
+  act: u32,
+  out: u32,
+  cols: u32,
+  first: u32,
+  end: u32,
+): void {
+  sumBlock(Q8, w, stride, list, count, act, out, cols, first, end);
 }

@@ -1,0 +1,59 @@
+/** Recall beside the run: what was truly active in a chunk, and which of it the predictor let through. */
+import { chunkSize } from './ffn-plan.js';
+import type { LaneContext } from './lane-context.js';
+import type { LayerPlacement } from './layout.js';
+import { operand } from './products.js';
+import type { Rows } from './rows.js';
+import { counters, Stat } from './stats.js';
+import type { Step } from './step.js';
+
+/**
+ * The full gate of row t, up where it passes, compared with the row's candidates (scratch.candidates).
+ * Neurons of the GPU always count as found. Changes nothing that the run itself reads.
+ */
+export function countRecall(
+  context: LaneContext,
+  layer: LayerPlacement,
+  l: number,
+  chunk: number,
+  rows: Rows,
+  step: Step,
+  t: number,
+): void {
+  const { scratch, stats, layout } = context;
+  const { kernels, u32, f32 } = context.arenas[layer.arena];
+  const { kind, threshold } = layout.activation;
+  const { begin } = layer.chunks[chunk];
+  const size = chunkSize(layer.chunks[chunk]);
+  const { gate, ffn } = layer;
+  const { normed } = rows;
+  const { gates, offsets, ids, act, up } = scratch.truth;
+  const x = { ...normed, f32: normed.f32 + t * normed.f32Row, q8a: normed.q8a + t * normed.q8aRow };
+
+  const w = gate.ptr + begin * gate.stride;
+  kernels.dot(gate.format, w, gate.stride, size, operand(gate.format, x), 0, 1, gates, size, gate.cols);
+  const passed = kernels.activate(kind, threshold, gates, size, 0, begin, ids, act);
+  u32[offsets >>> 2] = 0;
+  u32[(offsets >>> 2) + 1] = passed;
+  kernels.dotLists(ffn.format, ffn.ptr, ffn.stride, offsets, ids, 1, operand(ffn.format, x), 0, up, ffn.cols);
+  kernels.gateUp(kind, act, up, passed);
+
+  const { candidates } = scratch;
+  const end = u32[(candidates.offsets >>> 2) + t + 1];
+  let c = u32[(candidates.offsets >>> 2) + t];
+  const onGpu = context.gpu && layer.gpu ? layer.gpu.has : null;
+  const at = counters(context, step, t, l);
+  for (let i = 0; i < passed; i++) {
+    const value = f32[(act >>> 2) + i];
+    if (value === 0) continue;
+    const id = u32[(ids >>> 2) + i];
+    while (c < end && u32[(candidates.ids >>> 2) + c] < id) c++;
+    const weight = Math.abs(value) * f32[(layer.downNorms >>> 2) + id];
+    stats[at + Stat.TRUE_ACTIVE] += 1;
+    stats[at + Stat.TRUE_WEIGHT] += weight;
+    if (onGpu?.[id] || (c < end && u32[(candidates.ids >>> 2) + c] === id)) {
+      stats[at + Stat.HIT] += 1;
+      stats[at + Stat.HIT_WEIGHT] += weight;
+    }
+  }
+}
