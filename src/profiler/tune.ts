@@ -21,7 +21,7 @@ import {
 import { findArtifacts, layerPlan, type FindPlanOptions } from './find-plan.js';
 import { frequencies } from './artifact.js';
 import { exactTokenBytes, type Target } from './options.js';
-import { TOGETHER, writeCalibrationText } from './calibration.js';
+import { writeCalibrationText, writingOptions } from './calibration.js';
 import { chooseMode, densitiesAt, sizesOf, type Densities } from './plan.js';
 import { stopWhenAsked } from './record.js';
 import { applyThresholds } from './search.js';
@@ -96,7 +96,7 @@ export async function tune(
     const engine = await Engine.open(openPack(pack.path), {
       contextLength: window,
       batchTokens: window,
-      slots: ids ? 1 : TOGETHER,
+      ...(ids ? { slots: 1 } : writingOptions(header, window)),
       threads: options.threads,
       kernels: options.kernels,
       signal,
