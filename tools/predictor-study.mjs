@@ -22,6 +22,7 @@ const { fitLayer } = await dist('predictor/fit-layer.js');
 const { measureCurve } = await dist('profiler/curve.js');
 const { downNorms, gateRows } = await dist('profiler/pack-rows.js');
 const { predictorBytes } = await dist('profiler/plan.js');
+const { samplesInMemory } = await dist('predictor/samples.js');
 
 const { values: args } = parseArgs({
   options: {
@@ -77,7 +78,10 @@ const windowsOf = (file, tokens) => {
 const training = windowsOf(args.text, Number(args.tokens));
 const heldOut = windowsOf(args['held-out'], Number(args['held-out-tokens']));
 const samples = await recordWindows([...training, ...heldOut]);
-const trainSamples = training.length * WINDOW;
+/** The study compares predictors at fixed recalls: the same text may choose the threshold and give the figure. */
+const border = training.length * WINDOW;
+const measuring = { begin: border, end: border + heldOut.length * WINDOW };
+const parts = { train: { begin: 0, end: border }, choose: measuring, report: measuring };
 
 /** Samples of every layer, from windows run in exact mode. */
 async function recordWindows(windows) {
@@ -89,7 +93,7 @@ async function recordWindows(windows) {
   const count = windows.length * WINDOW;
   const bytes = Math.ceil(nFf / 8);
   const of = Array.from({ length: layers }, () => ({
-    inputs: new Float32Array(count * d),
+    values: new Float32Array(count * d),
     bits: new Uint8Array(count * bytes),
     magnitudeAt: new Uint32Array(count + 1),
     magnitudes: [],
@@ -97,7 +101,7 @@ async function recordWindows(windows) {
   for (const [w, tokens] of windows.entries()) {
     const trace = await engine.logits({ tokens, logits: false, trace: { inputs: true, activations: true } });
     of.forEach((layer, l) => {
-      layer.inputs.set(trace.inputs.subarray(l * WINDOW * d, (l + 1) * WINDOW * d), w * WINDOW * d);
+      layer.values.set(trace.inputs.subarray(l * WINDOW * d, (l + 1) * WINDOW * d), w * WINDOW * d);
       const x1 = trace.activations.subarray(l * WINDOW * nFf, (l + 1) * WINDOW * nFf);
       for (let t = 0; t < WINDOW; t++) {
         const row = w * WINDOW + t;
@@ -111,13 +115,15 @@ async function recordWindows(windows) {
     });
   }
   await engine.close();
-  return of.map((layer) => ({
-    ...layer,
-    magnitudes: Float32Array.from(layer.magnitudes),
-    samples: count,
-    d,
-    nFf,
-  }));
+  return of.map((layer) =>
+    samplesInMemory({
+      ...layer,
+      magnitudes: Float32Array.from(layer.magnitudes),
+      samples: count,
+      d,
+      nFf,
+    }),
+  );
 }
 
 // ---- variants -----------------------------------------------------------------------------------------
@@ -146,9 +152,9 @@ for (const [name, variant] of Object.entries(VARIANTS)) {
         ...variant,
       },
       samples[l],
-      trainSamples,
+      parts,
     );
-    fitted.push({ predictor, ...measureCurve(predictor, samples[l], trainSamples, norms) });
+    fitted.push({ predictor, ...measureCurve(predictor, samples[l], parts, norms) });
   }
   const seconds = (performance.now() - begin) / 1000;
   const bits =

@@ -2,9 +2,9 @@
 import { createHash } from 'node:crypto';
 import type { HybridModel } from '../api/hybrid-model.js';
 import { HybridError } from '../errors.js';
-import type { TaskAnswers, TaskResult } from '../evaluate/tasks/evaluate-tasks.js';
-import type { Parity } from '../evaluate/tasks/parity.js';
-import type { Answer, Task } from '../evaluate/tasks/samples.js';
+import type { TaskAnswers, TaskResult } from '../tasks/evaluate-tasks.js';
+import type { Parity } from '../tasks/parity.js';
+import type { Answer, Task } from '../tasks/samples.js';
 import type { WorkFolder } from '../profiler/work-folder.js';
 import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
@@ -29,8 +29,8 @@ export async function evalTasksCommand(
 ): Promise<void> {
   const path = modelPath(argument);
   const [{ readTasks }, { scoreTasks }, { HybridModel }] = await Promise.all([
-    import('../evaluate/tasks/samples.js'),
-    import('../evaluate/tasks/evaluate-tasks.js'),
+    import('../tasks/samples.js'),
+    import('../tasks/evaluate-tasks.js'),
     import('../index.js'),
   ]);
   const tasks = readTasks(flags.tasks);
@@ -59,7 +59,7 @@ async function answered(
   tasks: readonly Task[],
   flags: EvalTasksFlags,
 ): Promise<TaskAnswers> {
-  const { answerTasks } = await import('../evaluate/tasks/evaluate-tasks.js');
+  const { answerTasks } = await import('../tasks/evaluate-tasks.js');
   const { WorkFolder } = await import('../profiler/work-folder.js');
   const folder = await WorkFolder.open(await identity(model, tasks, flags), 'tasks');
   const known = new Map(folder.readJson<[string, Answer][]>(ANSWERS) ?? []);

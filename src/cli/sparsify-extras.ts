@@ -1,6 +1,6 @@
 /** What is measured on finished models: tasks, and what profile and bench say. */
 import { HybridError } from '../errors.js';
-import type { TaskResult } from '../evaluate/tasks/evaluate-tasks.js';
+import type { TaskResult } from '../tasks/evaluate-tasks.js';
 import type { Comparison } from '../sparsify/compare.js';
 import type { TextSource } from '../sparsify/prepare.js';
 import type { SparsifyResult } from '../sparsify/sparsify.js';
@@ -13,8 +13,8 @@ export async function tasksOf(
   files: readonly string[],
 ): Promise<Map<string, TaskResult[]>> {
   const [{ readTasks }, { answerTasks, scoreTasks }, { HybridModel }] = await Promise.all([
-    import('../evaluate/tasks/samples.js'),
-    import('../evaluate/tasks/evaluate-tasks.js'),
+    import('../tasks/samples.js'),
+    import('../tasks/evaluate-tasks.js'),
     import('../index.js'),
   ]);
   const tasks = readTasks(files);

@@ -1,5 +1,5 @@
 /** The table of `sparsify` for a terminal. */
-import type { TaskResult } from '../evaluate/tasks/evaluate-tasks.js';
+import type { TaskResult } from '../tasks/evaluate-tasks.js';
 import type { Comparison } from '../sparsify/compare.js';
 import type { ShiftOnlyResult } from '../sparsify/shift-only.js';
 import type { SparsifyResult } from '../sparsify/sparsify.js';

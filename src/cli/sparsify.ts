@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { Option, type Command } from 'commander';
 import { UsageError } from '../errors.js';
-import type { TaskResult } from '../evaluate/tasks/evaluate-tasks.js';
+import type { TaskResult } from '../tasks/evaluate-tasks.js';
 import type { Comparison } from '../sparsify/compare.js';
 import type { FileType } from '../sparsify/final-weights.js';
 import type { TextSource } from '../sparsify/prepare.js';
@@ -181,7 +181,7 @@ async function sparsifyCommand(context: CliContext, argument: string, flags: Spa
   const comparisons = flags.profile ? await comparisonsOf(context, result, texts, flags.threads) : null;
   context.progress.finish();
   if (flags.report !== undefined) {
-    const { writeSparsifyReport } = await import('../report/sparsify-html.js');
+    const { writeSparsifyReport } = await import('../sparsify/report-html.js');
     await writeSparsifyReport(flags.report, result, tasks, comparisons);
   }
   if (context.json) context.printJson(toJson(result, tasks, comparisons, flags));

@@ -74,7 +74,8 @@ export async function evaluateSettings(
   const total = parts.length * settings.length * length;
   let done = 0;
   for (const part of parts) {
-    const reference = compare ? await denseLogits(engine, part, signal) : null;
+    signal?.throwIfAborted();
+    const reference = compare ? (await engine.logits({ tokens: part, ffn: 'dense', signal })).logits : null;
     for (const [s, bringInto] of settings.entries()) {
       signal?.throwIfAborted();
       await bringInto();
@@ -107,11 +108,6 @@ export async function evaluateSettings(
       })),
     };
   });
-}
-
-/** Every neuron computed. */
-async function denseLogits(engine: Engine, tokens: number[], signal?: AbortSignal): Promise<Float32Array> {
-  return (await engine.logits({ tokens, ffn: 'dense', signal })).logits;
 }
 
 /** All windows have the same number of tokens. Recall is weighted by the active neurons of its window. */

@@ -6,6 +6,8 @@ export interface Progress {
   done: number;
   total: number;
   unit: 'bytes' | 'rows' | 'tokens' | 'layers' | 'steps' | 'requests';
+  /** Of this stage, where whoever does the work knows better than its speed so far says. */
+  remainingSeconds?: number;
 }
 
 export type OnProgress = (progress: Progress) => void;
@@ -30,6 +32,8 @@ const BAR_INTERVAL_MS = 100;
 /** Log files get a line this often, so that a watcher sees life and a log stays readable. */
 const LINE_INTERVAL_MS = 3000;
 const BAR_CELLS = 24;
+/** A speed is known from this on. */
+const LEAST_SECONDS = 5;
 
 /** A bar on a terminal, a plain line every few seconds anywhere else, nothing when silent. */
 export function progressReporter(options: ReporterOptions = {}): ProgressReporter {
@@ -42,6 +46,8 @@ export function progressReporter(options: ReporterOptions = {}): ProgressReporte
   let lastAt = -Infinity;
   let barShown = false;
   let complete = false;
+  /** Where the stage stood when it was first heard of: what came out of a checkpoint took no time. */
+  let first = { at: 0, done: 0 };
 
   const endBar = () => {
     if (barShown) stream.write('\n');
@@ -53,6 +59,7 @@ export function progressReporter(options: ReporterOptions = {}): ProgressReporte
       if (progress.stage !== stage) {
         endBar();
         stage = progress.stage;
+        first = { at: now(), done: progress.done };
         lastAt = tty ? -Infinity : now();
         // Done at its first sign: it came out of a cache, and nobody waited for it.
         complete = progress.done >= progress.total;
@@ -63,7 +70,8 @@ export function progressReporter(options: ReporterOptions = {}): ProgressReporte
       const due = now() - lastAt >= interval;
       if (!due && !(complete && tty)) return;
       lastAt = now();
-      const text = tty ? bar(progress) : line(progress);
+      const left = timeLeft(progress, first, now());
+      const text = `${tty ? bar(progress) : line(progress)}${left}`;
       // A wrapped line could not be redrawn in place.
       stream.write(tty ? `\r${text.slice(0, (stream.columns ?? 80) - 1)}\x1b[K` : `${text}\n`);
       barShown = tty;
@@ -71,6 +79,24 @@ export function progressReporter(options: ReporterOptions = {}): ProgressReporte
     },
     finish: endBar,
   };
+}
+
+/** Time that remains of a stage, by its speed since it was first heard of; empty while nothing is known. */
+function timeLeft(p: Progress, first: { at: number; done: number }, now: number): string {
+  if (p.done >= p.total) return '';
+  const seconds = (now - first.at) / 1000;
+  const known = seconds >= LEAST_SECONDS && p.done > first.done;
+  const speed = known ? (seconds * (p.total - p.done)) / (p.done - first.done) : undefined;
+  const left = p.remainingSeconds ?? speed;
+  return left === undefined ? '' : `, ${formatSeconds(left)} left`;
+}
+
+/** 75 -> `1 min 15 s`, 4000 -> `67 min` */
+export function formatSeconds(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 60) return `${whole} s`;
+  if (whole < 600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.round(whole / 60)} min`;
 }
 
 const share = (p: Progress): number => (p.total > 0 ? Math.min(1, p.done / p.total) : 1);

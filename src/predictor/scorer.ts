@@ -1,5 +1,5 @@
 /** Scores of a predictor by the engine's own kernels on the rows as they are stored: what a run will do. */
-import { alignUp, q8aLayout } from '../kernels/layout.js';
+import { activationBytes, alignUp } from '../kernels/layout.js';
 import type { Ptr } from '../kernels/kernels.js';
 import { instantiateKernels, selectKernels } from '../kernels/select.js';
 import type { LayerPredictor, RowMatrix } from './types.js';
@@ -29,12 +29,12 @@ export class Scorer {
       return at;
     };
     this.at = {
-      x: place(TOKENS * f32Row(d)),
-      xq: place(TOKENS * q8aRow(d)),
+      x: place(alignUp(d, 32) * 4),
+      xq: place(TOKENS * activationBytes('q8', d)),
       fc1: place((fc1?.data.length ?? 0) + 64),
       b1: b1 ? place(rank * 4) : 0,
-      hidden: place(TOKENS * f32Row(rank)),
-      hiddenQ: place(TOKENS * q8aRow(rank)),
+      hidden: place(TOKENS * alignUp(rank, 32) * 4),
+      hiddenQ: place(TOKENS * activationBytes('q8', rank)),
       fc2: place(fc2.data.length + 64),
       scores: place(TOKENS * fc2.rows * 4),
     };
@@ -55,44 +55,47 @@ export class Scorer {
     const { d, at, memory } = this;
     const { rows } = this.network.fc2;
     const tokens = inputs.length / d;
-    const x = new Float32Array(memory.buffer);
+    const x = new Float32Array(memory.buffer, at.x, d);
+    const bytes = activationBytes('q8', d);
     for (let begin = 0; begin < tokens; begin += TOKENS) {
       const count = Math.min(TOKENS, tokens - begin);
       for (let t = 0; t < count; t++) {
-        x.set(inputs.subarray((begin + t) * d, (begin + t + 1) * d), (at.x + t * f32Row(d)) / 4);
+        x.set(inputs.subarray((begin + t) * d, (begin + t + 1) * d));
+        this.kernels.quantize(at.x, at.xq + t * bytes, d);
       }
       this.score(count);
       visit(new Float32Array(memory.buffer, at.scores, count * rows), begin, count);
     }
   }
 
+  /** The quantised inputs of `count` tokens to scores. */
   private score(count: number): void {
     const { at, kernels } = this;
     const { fc1, b1, fc2 } = this.network;
-    if (!fc1) return this.multiply(fc2, at.fc2, at.x, at.xq, count, at.scores, fc2.rows);
-    const row = f32Row(fc2.cols);
-    this.multiply(fc1, at.fc1, at.x, at.xq, count, at.hidden, row / 4);
-    for (let t = 0; b1 && t < count; t++) kernels.biasRelu(at.hidden + t * row, at.b1, fc1.rows);
-    this.multiply(fc2, at.fc2, at.hidden, at.hiddenQ, count, at.scores, fc2.rows);
+    if (!fc1) return this.multiply(fc2, at.fc2, at.xq, count, at.scores, fc2.rows);
+    const width = alignUp(fc1.rows, 32);
+    const bytes = activationBytes('q8', fc1.rows);
+    this.multiply(fc1, at.fc1, at.xq, count, at.hidden, width);
+    for (let t = 0; t < count; t++) {
+      if (b1) kernels.biasRelu(at.hidden + t * width * 4, at.b1, fc1.rows);
+      kernels.quantize(at.hidden + t * width * 4, at.hiddenQ + t * bytes, fc1.rows);
+    }
+    this.multiply(fc2, at.fc2, at.hiddenQ, count, at.scores, fc2.rows);
   }
 
-  /** out[t][r] = m[r] . input[t]; rows of out are outStride floats apart. */
-  private multiply(
-    m: RowMatrix,
-    weights: Ptr,
-    input: Ptr,
-    quantised: Ptr,
-    count: number,
-    out: Ptr,
-    outStride: number,
-  ): void {
-    const { kernels } = this;
-    const row = q8aRow(m.cols);
-    for (let t = 0; t < count; t++) kernels.quantize(input + t * f32Row(m.cols), quantised + t * row, m.cols);
-    kernels.dot(m.format, weights, m.stride, m.rows, quantised, row, count, out, outStride, m.cols);
+  private multiply(m: RowMatrix, weights: Ptr, x: Ptr, count: number, out: Ptr, outStride: number): void {
+    const { format, stride, rows, cols } = m;
+    this.kernels.dot(
+      format,
+      weights,
+      stride,
+      rows,
+      x,
+      activationBytes('q8', cols),
+      count,
+      out,
+      outStride,
+      cols,
+    );
   }
 }
-
-/** Bytes from one vector of `n` to the next. */
-const f32Row = (n: number): number => alignUp(n * 4, 64);
-const q8aRow = (n: number): number => alignUp(q8aLayout(n).bytes, 64);

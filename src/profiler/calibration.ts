@@ -1,7 +1,10 @@
 /** Text the model writes itself, for profiling without a corpus: temperature 1, one seed per window. */
 import { existsSync, readFileSync } from 'node:fs';
-import type { Engine } from '../engine/engine.js';
+import type { Engine, EngineOptions } from '../engine/engine.js';
+import { positionBytes } from '../engine/options.js';
 import type { OnProgress } from '../io/progress.js';
+import { alignUp, KV_PAGE } from '../kernels/layout.js';
+import type { PackHeader } from '../pack/types.js';
 import { GrowingFile } from './recording-files.js';
 import { stopWhenAsked } from './record.js';
 import { hash32 } from './seeded.js';
@@ -66,8 +69,15 @@ export async function writeCalibrationText(
   return windows;
 }
 
-/** Windows asked for at a time. */
+/** Windows written at a time. */
 const TOGETHER = 8;
+
+/** What an engine that writes needs beside its other options: room for all that is written at a time. */
+export const writingOptions = ({ quant, config }: PackHeader, window: number): EngineOptions => {
+  const positions = TOGETHER * alignUp(window, KV_PAGE);
+  return { slots: TOGETHER, kvMemory: positions * positionBytes(config, quant === 'f32' ? 'f32' : 'q8') };
+};
+
 /** Tokens as often as the model thinks they come. */
 const AS_THE_MODEL_SAYS = {
   temperature: 1,

@@ -189,10 +189,12 @@ const MOST_TRAINED = 2 ** 21;
 
 /** Node with this program, onnxruntime and the lanes loaded, before any model: 175 MiB measured, and some air. */
 const BASE_BYTES = 208 << 20;
-/** A training worker: its heap, onnxruntime, and kernels. */
-const WORKER_BYTES = 96 << 20;
+/** A training worker: its heap, onnxruntime, kernels, and arrays that are garbage already. */
+const WORKER_BYTES = 256 << 20;
 /** Neurons that fire for one token, for the estimate; sparse models have far fewer. */
 const ACTIVE_SHARE = 0.2;
+/** Traces of windows that were read already, until every lane has collected its garbage. */
+const TRACES_KEPT = 5;
 /** Bytes of a predictor, its curve and its copies per gate weight, while all layers are evaluated. */
 const PREDICTOR_BYTES = 1;
 
@@ -220,7 +222,7 @@ export function planMemory(
 ): MemoryPlan {
   const { hiddenSize: d, intermediateSize: nFf, layers, vocabSize } = header.config;
   const { window, threads } = resolved;
-  const recording = BASE_BYTES + header.fileBytes + traceBytes(layers, d, nFf, window);
+  const recording = BASE_BYTES + header.fileBytes + TRACES_KEPT * traceBytes(layers, d, nFf, window);
   const evaluating =
     BASE_BYTES + header.fileBytes + 8 * window * vocabSize + PREDICTOR_BYTES * layers * nFf * d;
   const perSample = recordingBytes(nFf, ACTIVE_SHARE * nFf) + (resolved.epochs > 0 ? 4 * d : 0);

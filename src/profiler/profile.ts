@@ -33,7 +33,7 @@ import {
   type Provenance,
 } from '../predictor/artifact.js';
 import { writeProfile, type ProfileArtifact } from './artifact.js';
-import { writeCalibrationText } from './calibration.js';
+import { writeCalibrationText, writingOptions } from './calibration.js';
 import { encodeExcerpts } from './excerpts.js';
 import { layerPlan, predictorPath, profilePath } from './find-plan.js';
 import { coActivation, layerHotness, PAIR_TOKENS } from './hotness.js';
@@ -455,6 +455,7 @@ async function readText(
     ffn: 'exact',
     contextLength: window,
     batchTokens: window,
+    ...(given ? { slots: 1 } : writingOptions(pack.header, window)),
     threads,
     kernels,
     signal,

@@ -77,7 +77,15 @@ export async function trainLayers(
   const { model, signal, onProgress } = options;
   const known = jobs.map((job) => readTrained(folder, job.layer, model));
   let done = known.filter((layer) => layer !== null).length;
-  const report = (): void => onProgress?.({ stage: 'train', done, total: jobs.length, unit: 'layers' });
+  const workers = Math.min(options.workers, Math.max(1, jobs.length - done));
+  /** What the layers of this run took: those fitted at the same time are not done after each other. */
+  const took: number[] = [];
+  const report = (): void => {
+    const mean = took.reduce((a, b) => a + b, 0) / took.length;
+    const rounds = Math.ceil((jobs.length - done) / workers);
+    const remainingSeconds = took.length > 0 ? mean * rounds : undefined;
+    onProgress?.({ stage: 'fit', done, total: jobs.length, unit: 'layers', remainingSeconds });
+  };
   report();
   if (done === jobs.length) return known as TrainedLayer[];
   const stop = new Int32Array(new SharedArrayBuffer(4));
@@ -88,7 +96,7 @@ export async function trainLayers(
   const pool = new Piscina<TrainTask, TrainResult>({
     filename: workerUrl(import.meta.url, './train-worker.js').href,
     minThreads: 1,
-    maxThreads: Math.min(options.workers, jobs.length - done),
+    maxThreads: workers,
     // A layer takes seconds to minutes: nothing is gained by queueing two on one worker.
     concurrentTasksPerWorker: 1,
   });
@@ -99,6 +107,7 @@ export async function trainLayers(
     const result = await pool.run({ job, stop });
     if (!result.ok) throw new HybridError(result.code, result.message, { hint: result.hint });
     await writeTrained(folder, job.layer, result.layer);
+    took.push(Object.values(result.layer.seconds).reduce((a, b) => a + b, 0));
     done++;
     report();
     return result.layer;

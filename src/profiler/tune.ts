@@ -21,7 +21,7 @@ import {
 import { findArtifacts, layerPlan, type FindPlanOptions } from './find-plan.js';
 import { frequencies } from './artifact.js';
 import { exactTokenBytes, type Target } from './options.js';
-import { writeCalibrationText } from './calibration.js';
+import { writeCalibrationText, writingOptions } from './calibration.js';
 import { chooseMode, densitiesAt, sizesOf, type Densities } from './plan.js';
 import { stopWhenAsked } from './record.js';
 import { applyThresholds } from './search.js';
@@ -95,6 +95,8 @@ export async function tune(
     const window = options.window ?? Math.min(DEFAULT_WINDOW, header.config.maxContext);
     const engine = await Engine.open(openPack(pack.path), {
       contextLength: window,
+      batchTokens: window,
+      ...(ids ? { slots: 1 } : writingOptions(header, window)),
       threads: options.threads,
       kernels: options.kernels,
       signal,

@@ -7,7 +7,7 @@ import { cli, finished, json, scratch, start } from './command.js';
 
 vi.setConfig({ testTimeout: 300_000 });
 
-const LAST_WORD = resolve('test/evaluate/tasks/reference/samples_last_word.jsonl');
+const LAST_WORD = resolve('test/tasks/reference/samples_last_word.jsonl');
 const text = scratch('train.txt');
 const write = (): void =>
   writeFileSync(text, 'the king went to the forest and saw a house there. '.repeat(60));

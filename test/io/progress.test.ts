@@ -18,7 +18,27 @@ describe('progress', () => {
       advance(100);
       reporter.report(step(i));
     }
-    expect(written).toEqual([31, 61, 91].map((n) => `quantise: ${n} % (${n} of 100 rows)\n`));
+    expect(written).toEqual([
+      'quantise: 31 % (31 of 100 rows)\n',
+      'quantise: 61 % (61 of 100 rows), 4 s left\n',
+      'quantise: 91 % (91 of 100 rows), 1 s left\n',
+    ]);
+  });
+
+  it('counts time from what was done when the stage began', () => {
+    const { written, reporter, advance } = recorder(false);
+    reporter.report(step(80)); // out of a checkpoint
+    advance(10_000);
+    reporter.report(step(90));
+    expect(written).toEqual(['quantise: 90 % (90 of 100 rows), 10 s left\n']);
+  });
+
+  it('believes whoever knows the time that remains', () => {
+    const { written, reporter, advance } = recorder(false);
+    reporter.report(step(0));
+    advance(10_000);
+    reporter.report({ ...step(1), remainingSeconds: 130 });
+    expect(written[0]).toContain(', 2 min 10 s left');
   });
 
   it('redraws a bar on a terminal and ends its line when the stage is done', () => {

@@ -45,7 +45,12 @@ function square(triangle: Triangle): Float64Array {
 }
 
 /** Largest difference of a few entries of two n x m matrices, the second given entry by entry. */
-function difference(a: ArrayLike<number>, n: number, m: number, of: (i: number, j: number) => number): number {
+function difference(
+  a: ArrayLike<number>,
+  n: number,
+  m: number,
+  of: (i: number, j: number) => number,
+): number {
   let most = 0;
   for (let k = 0; k < 60; k++) {
     const [i, j] = [Math.floor(next() * n), Math.floor(next() * m)];
@@ -64,7 +69,12 @@ describe.each(sizes)('a covariance of %i columns', (n) => {
   it('is its factor times its transpose, and L is lower', async () => {
     const a = await covariance(n);
     const l = square(await cholesky(Float32Array.from(a), n, matrices));
-    const product = (i: number, j: number): number => dot(n, (k) => l[i * n + k], (k) => l[j * n + k]);
+    const product = (i: number, j: number): number =>
+      dot(
+        n,
+        (k) => l[i * n + k],
+        (k) => l[j * n + k],
+      );
     expect(difference(a, n, n, product)).toBeLessThan(2e-6);
     for (let i = 0; i < n; i++) for (let j = i + 1; j < n; j++) expect(l[i * n + j]).toBe(0);
   });
@@ -75,12 +85,41 @@ describe.each(sizes)('a covariance of %i columns', (n) => {
     const l = square(triangle);
     const v = table(n * 3);
     const lv = await lowerTimes(triangle, v, matrices);
-    expect(difference(lv, n, 3, (i, j) => dot(n, (k) => l[i * n + k], (k) => v[k * 3 + j]))).toBeLessThan(1e-5);
+    expect(
+      difference(lv, n, 3, (i, j) =>
+        dot(
+          n,
+          (k) => l[i * n + k],
+          (k) => v[k * 3 + j],
+        ),
+      ),
+    ).toBeLessThan(1e-5);
     const y = await solveTransposed(triangle, v, matrices);
-    expect(difference(v, n, 3, (i, j) => dot(n, (k) => l[k * n + i], (k) => y[k * 3 + j]))).toBeLessThan(1e-4);
+    expect(
+      difference(v, n, 3, (i, j) =>
+        dot(
+          n,
+          (k) => l[k * n + i],
+          (k) => y[k * 3 + j],
+        ),
+      ),
+    ).toBeLessThan(1e-4);
     const lal = await congruent(triangle, a, matrices);
-    const al = (k: number, j: number): number => dot(n, (m) => a[k * n + m], (m) => l[m * n + j]);
-    expect(difference(lal, n, n, (i, j) => dot(n, (k) => l[k * n + i], (k) => al(k, j)))).toBeLessThan(1e-5);
+    const al = (k: number, j: number): number =>
+      dot(
+        n,
+        (m) => a[k * n + m],
+        (m) => l[m * n + j],
+      );
+    expect(
+      difference(lal, n, n, (i, j) =>
+        dot(
+          n,
+          (k) => l[k * n + i],
+          (k) => al(k, j),
+        ),
+      ),
+    ).toBeLessThan(1e-5);
   });
 });
 
@@ -95,7 +134,9 @@ describe('factorisations', () => {
     const made = await orthonormalise(q, n, matrices);
     const column = (of: Float32Array, j: number) => (i: number) => of[i * m + j];
     const gram = (a: number, b: number): number => dot(n, column(made, a), column(made, b));
-    expect(difference(new Float32Array(m * m), m, m, (i, j) => gram(i, j) - (i === j ? 1 : 0))).toBeLessThan(1e-5);
+    expect(difference(new Float32Array(m * m), m, m, (i, j) => gram(i, j) - (i === j ? 1 : 0))).toBeLessThan(
+      1e-5,
+    );
     const size = Math.sqrt(dot(n, column(q, 0), column(q, 0)));
     expect(dot(n, column(q, 0), column(made, 0)) / size).toBeCloseTo(1, 5);
   });
@@ -116,7 +157,13 @@ describe('a sum of products', () => {
     await sum.add(x.subarray(0, 30 * d));
     await sum.add(x.subarray(30 * d));
     const gram = sum.square(2);
-    const expected = (i: number, j: number): number => 2 * dot(n, (t) => x[t * d + i], (t) => x[t * d + j]);
+    const expected = (i: number, j: number): number =>
+      2 *
+      dot(
+        n,
+        (t) => x[t * d + i],
+        (t) => x[t * d + j],
+      );
     expect(difference(gram, d, d, expected)).toBeLessThan(1e-4);
   });
 });

@@ -89,7 +89,7 @@ describe('fitLayer', () => {
         if (bias[r] > 0) lowest = Math.min(lowest, sum / bias[r]);
       }
     }
-    expect(lowest).toBeGreaterThan(-0.2); // (almost) every unit is on for every input
+    expect(lowest).toBeGreaterThan(-0.3); // (almost) every unit is on for every input
     const [a] = relu.attempts;
     const [b] = linear.attempts;
     expect(a.predictedSparsity).toBeCloseTo(b.predictedSparsity, 2);

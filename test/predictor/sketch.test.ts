@@ -3,7 +3,12 @@ import { createMatrices, type Matrices } from '../../src/predictor/matrix.js';
 import { inputMoments, type Moments } from '../../src/predictor/moments.js';
 import { roundRows } from '../../src/predictor/rounding.js';
 import { unpackRows } from '../../src/predictor/rows.js';
-import { roundingBasis, sketchRows, type RoundingBasis, type SketchFormat } from '../../src/predictor/sketch.js';
+import {
+  roundingBasis,
+  sketchRows,
+  type RoundingBasis,
+  type SketchFormat,
+} from '../../src/predictor/sketch.js';
 import { syntheticLayer } from './synthetic-layer.js';
 
 const D = 64;
@@ -80,7 +85,10 @@ describe('rounding in blocks', () => {
     // Wider than two blocks, so that products carry errors from one to the next.
     const d = 200;
     const wide = syntheticLayer(1200, d, 40, 20, 3);
-    const of = await roundingBasis(await inputMoments(wide.samples, { begin: 0, end: 1200 }, matrices), matrices);
+    const of = await roundingBasis(
+      await inputMoments(wide.samples, { begin: 0, end: 1200 }, matrices),
+      matrices,
+    );
     const { covariance } = of.moments;
     const rows = 40;
     const scale = 0.06;

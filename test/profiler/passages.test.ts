@@ -8,7 +8,12 @@ const text = (begin: number, length: number): number[] => Array.from({ length },
 
 describe('passages', () => {
   it('are windows of the texts, each id at most once, training first', () => {
-    const { windows, chooseFrom, reportFrom } = splitPassages([text(0, 5000), text(10_000, 3000)], 16, 1e9, 1);
+    const { windows, chooseFrom, reportFrom } = splitPassages(
+      [text(0, 5000), text(10_000, 3000)],
+      16,
+      1e9,
+      1,
+    );
     const ids = windows.flat();
     expect(new Set(ids).size).toBe(ids.length);
     expect(windows.every((w) => w.length === 16 && w.every((id, i) => id === w[0] + i))).toBe(true);
@@ -47,7 +52,10 @@ describe('passages', () => {
   });
 
   it('of self-written text are single windows', () => {
-    const { windows, chooseFrom, reportFrom } = selfWrittenPassages([text(0, 8), text(10, 8), text(20, 8)], 1);
+    const { windows, chooseFrom, reportFrom } = selfWrittenPassages(
+      [text(0, 8), text(10, 8), text(20, 8)],
+      1,
+    );
     expect([windows.length, chooseFrom, reportFrom]).toEqual([3, 1, 2]);
   });
 });

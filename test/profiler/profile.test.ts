@@ -23,7 +23,7 @@ import { readProfile } from '../../src/profiler/artifact.js';
 import { findArtifacts, findPlan, predictorPath, profilePath } from '../../src/profiler/find-plan.js';
 import { mergeProfileFiles } from '../../src/profiler/merge.js';
 import { splitPassages } from '../../src/profiler/passages.js';
-import { profile, type ProfileResult } from '../../src/profiler/profile.js';
+import { profile, profileHot, type ProfileResult } from '../../src/profiler/profile.js';
 import { downNorms } from '../../src/profiler/pack-rows.js';
 import { random, writeTinyFolder } from '../helpers/tiny-models.js';
 
@@ -137,6 +137,48 @@ describe('profile', () => {
     });
     expect(own.predictor.provenance.selfWritten).toBe(true);
     expect(own.predictor.provenance.tokens).toBe(1024);
+  });
+
+  it('stopped while layers are fitted ends at once, without a warning, and goes on later', async () => {
+    const warnings: string[] = [];
+    const listen = ({ name }: Error): unknown => warnings.push(name);
+    process.on('warning', listen);
+    const abort = new AbortController();
+    const to = join(folder, 'stopped');
+    const stopped = profile(model, to, 'q8', {
+      ...options,
+      signal: abort.signal,
+      onProgress: ({ stage }) => stage === 'fit' && setTimeout(() => abort.abort(), 200),
+    });
+    const outcome = await stopped.then(
+      () => 'finished',
+      ({ code }: { code: string }) => code,
+    );
+    expect(outcome).toBe('ABORTED');
+    const { artifacts } = await profile(model, to, 'q8', options);
+    expect(readFileSync(artifacts.predictor).equals(readFileSync(result.artifacts.predictor))).toBe(true);
+    process.off('warning', listen);
+    expect(warnings).toEqual([]);
+  });
+
+  it('tells what it considered, what that took, and what it may use', () => {
+    expect(result.attempts.every((of) => of.some(({ from }) => from === 'all'))).toBe(true);
+    expect(Object.keys(result.fitSeconds)).toEqual(expect.arrayContaining(['read', 'moments', 'curve']));
+    expect(result.memory.plannedBytes).toBeLessThanOrEqual(result.memory.limitBytes);
+    expect(result.recordTokensPerSecond).toBeGreaterThan(0);
+  });
+
+  it('counts frequencies alone when only they are wanted', async () => {
+    const { texts, window, threads, seed } = options;
+    const hot = await profileHot(model, join(folder, 'hot'), 'q8', { texts, window, threads, seed });
+    const stored = readProfile(hot.artifacts.profile);
+    expect(stored).toEqual(hot.profile);
+    expect(existsSync(join(folder, 'hot', 'predictors'))).toBe(false);
+    // Every window counts, those that choose and report elsewhere too.
+    expect(stored.tokens).toBe(result.predictor.provenance.tokens);
+    stored.layers.forEach(({ counts }, l) => {
+      expect(counts.every((count, i) => count >= result.profile.layers[l].counts[i])).toBe(true);
+    });
   });
 
   it('chooses by perplexity when asked to', async () => {

@@ -67,6 +67,23 @@ describe('tune', () => {
     expect(chosen.ffnBytesPerToken).toBe(Math.min(...curve.map((point) => point.ffnBytesPerToken)));
   });
 
+  it('lets the model write the text when there is none', async () => {
+    const { evaluation, curve } = await tune(pack, null, { ...options, tokens: 192 });
+    // Six windows: four choose, two give the figures.
+    expect(evaluation.tokens).toBe(2 * 31);
+    expect(curve).toHaveLength(3);
+  });
+
+  it('tells figures of text that did not choose', async () => {
+    const { predictor: tuned, evaluation } = await tune(pack, ids, { ...options, choose: { recall: 0.95 } });
+    expect(evaluation.tokens).toBe(Math.floor(640 / 32 / 3) * 31);
+    tuned.layers.forEach(({ mode, heldOut }, l) => {
+      if (mode !== 'predicted') return;
+      expect(heldOut.recall).toBe(evaluation.layers[l].recall);
+      expect(heldOut.predictedSparsity).toBe(evaluation.layers[l].predictedSparsity);
+    });
+  });
+
   it('leaves the artifact alone when the text is too short', async () => {
     const before = readFileSync(predictor);
     await expect(tune(pack, ids.slice(0, 8), options)).rejects.toMatchObject({ code: 'USAGE' });

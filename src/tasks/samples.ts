@@ -5,9 +5,9 @@
  */
 import { readSync } from 'node:fs';
 import { basename } from 'node:path';
-import { HybridError } from '../../errors.js';
-import { openRegularFile } from '../../io/regular-file.js';
-import { isObject, parseStrictJson } from '../../io/strict-json.js';
+import { HybridError } from '../errors.js';
+import { openRegularFile } from '../io/regular-file.js';
+import { isObject, parseStrictJson } from '../io/strict-json.js';
 import { toBoolean, toNumber } from './python.js';
 
 export interface GenerateSettings {

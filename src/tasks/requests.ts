@@ -1,6 +1,6 @@
 /** Requests as token ids, cut the way lm-eval's Hugging Face models cut them. */
-import { UsageError } from '../../errors.js';
-import type { Tokenizer } from '../../model/tokenizer.js';
+import { UsageError } from '../errors.js';
+import type { Tokenizer } from '../model/tokenizer.js';
 import { stripEnd } from './python.js';
 import type { GenerateSettings, Request } from './samples.js';
 

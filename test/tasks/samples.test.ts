@@ -3,8 +3,8 @@ import { mkdtempSync, mkdirSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { HybridError } from '../../../src/errors.js';
-import { readTasks, taskName } from '../../../src/evaluate/tasks/samples.js';
+import { HybridError } from '../../src/errors.js';
+import { readTasks, taskName } from '../../src/tasks/samples.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'samples-'));
 let count = 0;

@@ -1,14 +1,14 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { Tokenizer } from '../../../src/model/tokenizer.js';
+import type { Tokenizer } from '../../src/model/tokenizer.js';
 import {
   encodePair,
   encodeRequest,
   readLikeLmEval,
   type Encoded,
   type EncodeOptions,
-} from '../../../src/evaluate/tasks/requests.js';
-import { sharedInputs } from '../../../src/evaluate/tasks/run.js';
+} from '../../src/tasks/requests.js';
+import { sharedInputs } from '../../src/tasks/run.js';
 
 /** A letter is its code; `ab` is one token, as merges make them. */
 const tokenizer = {

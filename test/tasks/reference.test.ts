@@ -3,19 +3,20 @@ import { cpSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { answerTasks, scoreTasks, type TaskAnswers } from '../../../src/evaluate/tasks/evaluate-tasks.js';
-import { readTasks } from '../../../src/evaluate/tasks/samples.js';
-import { HybridModel } from '../../../src/index.js';
+import { answerTasks, scoreTasks, type TaskAnswers } from '../../src/tasks/evaluate-tasks.js';
+import { readTasks } from '../../src/tasks/samples.js';
+import { HybridModel } from '../../src/index.js';
 
 /** Seconds on a quiet machine. */
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const FILES = ['last_word', 'next_sentence', 'continue_sentence'].map((name) =>
-  resolve(`test/evaluate/tasks/reference/samples_${name}.jsonl`),
+  resolve(`test/tasks/reference/samples_${name}.jsonl`),
 );
-const RESULTS = JSON.parse(
-  readFileSync(resolve('test/evaluate/tasks/reference/results.json'), 'utf8'),
-) as Record<string, Record<string, number>>;
+const RESULTS = JSON.parse(readFileSync(resolve('test/tasks/reference/results.json'), 'utf8')) as Record<
+  string,
+  Record<string, number>
+>;
 /** Rounding of f32 sums over 256 positions. */
 const LOG_LIKELIHOOD = 2e-3;
 

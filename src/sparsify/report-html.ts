@@ -1,11 +1,11 @@
 /** The report of `sparsify`: curves of every setting, and the model card's three tables for this model. */
-import type { TaskResult } from '../evaluate/tasks/evaluate-tasks.js';
+import type { TaskResult } from '../tasks/evaluate-tasks.js';
 import { writeFileAtomic } from '../io/atomic-write.js';
-import type { HistoryPoint } from '../sparsify/checkpoint.js';
-import type { Comparison } from '../sparsify/compare.js';
-import type { SettingResult, SparsifyResult } from '../sparsify/sparsify.js';
-import { layerColor, type Chart, type Columns } from './charts.js';
-import { chartSections, htmlDocument, htmlTable, percent } from './document.js';
+import type { HistoryPoint } from './checkpoint.js';
+import type { Comparison } from './compare.js';
+import type { SettingResult, SparsifyResult } from './sparsify.js';
+import { layerColor, type Chart, type Columns } from '../report/charts.js';
+import { chartSections, htmlDocument, htmlTable, percent } from '../report/document.js';
 
 type Tasks = ReadonlyMap<string, TaskResult[]> | null;
 

@@ -1,9 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { aggregate, standardError } from '../../../src/evaluate/tasks/metrics.js';
-import { length, parseList, stripEnd, wordCount } from '../../../src/evaluate/tasks/python.js';
-import type { Answer, Sample, Task } from '../../../src/evaluate/tasks/samples.js';
-import { scorersFor } from '../../../src/evaluate/tasks/score.js';
+import { aggregate, standardError } from '../../src/tasks/metrics.js';
+import { length, parseList, stripEnd, wordCount } from '../../src/tasks/python.js';
+import type { Answer, Sample, Task } from '../../src/tasks/samples.js';
+import { scorersFor } from '../../src/tasks/score.js';
 
 function sample(parts: Partial<Sample>): Sample {
   const requests = parts.requests ?? [];

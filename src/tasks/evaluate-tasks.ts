@@ -1,8 +1,8 @@
 /** Tasks on a model: requests, answers, scores; against another run of the same requests, and against lm-eval. */
-import type { HybridModel } from '../../api/hybrid-model.js';
+import type { HybridModel } from '../api/hybrid-model.js';
 import { aggregate, standardError, type Aggregate } from './metrics.js';
 import { parityOf, type Parity } from './parity.js';
-import { generationDefaults } from '../../model/generation-defaults.js';
+import { generationDefaults } from '../model/generation-defaults.js';
 import { encodeRequest, readLikeLmEval, type EncodeOptions } from './requests.js';
 import { answer, type RunOptions } from './run.js';
 import type { Answer, Task } from './samples.js';

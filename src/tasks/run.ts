@@ -3,8 +3,8 @@
  * another one's read their part of its logits (the one-token choices of MMLU need a single pass), and inputs go
  * in sorted order, so that neighbours share the longest beginnings and an engine that keeps prefixes finds them.
  */
-import type { HybridModel } from '../../api/hybrid-model.js';
-import type { OnProgress } from '../../io/progress.js';
+import type { HybridModel } from '../api/hybrid-model.js';
+import type { OnProgress } from '../io/progress.js';
 import type { Encoded, ScoredPart } from './requests.js';
 import type { Answer } from './samples.js';
 
