@@ -57,13 +57,14 @@ function biasRelu(hidden: Float32Array, bias: Float32Array): void {
 /**
  * Regression of each gate on its score: E[g | s] = slope s + offset. The cut is the score at which the gate
  * is expected at its threshold, its unit the standard error of that expectation.
+ * @param gateThreshold of W_gate x, one or by neuron: a gate's bias lowers it
  */
 export async function fitCuts(
   network: Network,
   samples: Samples,
   range: SampleRange,
   gateRows: Float32Array,
-  gateThreshold: number,
+  gateThreshold: Float32Array | number,
   matrices: Matrices,
 ): Promise<Cuts> {
   const { nFf, d } = samples;
@@ -100,7 +101,8 @@ export async function fitCuts(
     const slope = varS > 0 && cov > 0 ? cov / varS : 1;
     const offset = g1[i] / n - slope * (s1[i] / n);
     const error = Math.sqrt(Math.max(varG - slope * cov, LEAST_ERROR ** 2 * varG, 1e-12));
-    cut[i] = (gateThreshold - offset) / slope;
+    const threshold = typeof gateThreshold === 'number' ? gateThreshold : gateThreshold[i];
+    cut[i] = (threshold - offset) / slope;
     cutScale[i] = error / slope;
   }
   return { cut, cutScale };

@@ -73,6 +73,11 @@ export function resolveOptions(config: ModelConfig, options: ProfileOptions): Re
       },
     );
   }
+  if (config.block.ffn.experts) {
+    throw new HybridError('MODEL_UNSUPPORTED', 'profiling a mixture of experts is not supported', {
+      hint: 'Run it with --ffn exact: only the neurons of the chosen experts are read.',
+    });
+  }
   const defaults = options.quick ? QUICK : FULL;
   const tokens = options.tokens ?? Math.max(defaults.tokens, options.samples ?? 0);
   const samples = Math.min(tokens, options.samples ?? defaults.samples);

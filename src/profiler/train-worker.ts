@@ -6,7 +6,7 @@ import { fitLayer, type Attempt } from '../predictor/fit-layer.js';
 import type { LayerPredictor, PredictorKind } from '../predictor/types.js';
 import { measureCurve } from './curve.js';
 import { coActivation, type CoActivation } from './hotness.js';
-import { downNorms, gateRows } from './pack-rows.js';
+import { downNorms, gateRows, gateThresholds } from './pack-rows.js';
 import { readRecording } from './recording-files.js';
 
 export interface TrainJob {
@@ -64,7 +64,7 @@ async function trainOne(job: TrainJob): Promise<TrainedLayer> {
   const { layer, samples, heldOutFrom, counts, tokens } = job;
   const pack = openPack(job.packPath);
   try {
-    const { hiddenSize: d, intermediateSize: nFf, activation } = pack.header.config;
+    const { hiddenSize: d, intermediateSize: nFf } = pack.header.config;
     const rec = readRecording(job.folder, layer, samples, d, nFf);
     const norms = downNorms(pack, layer);
     const { gate, ffn } = pack.header.layers[layer];
@@ -79,7 +79,7 @@ async function trainOne(job: TrainJob): Promise<TrainedLayer> {
         seed: job.seed,
         gateRows: gateRows(pack, layer),
         downNorms: norms,
-        gateThreshold: activation.threshold,
+        gateThreshold: gateThresholds(pack, layer),
         gateRowBytes: gate.stride,
         recordBytes: ffn.stride,
         provider: job.provider,

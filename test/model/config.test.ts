@@ -2,7 +2,6 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { ARCHITECTURES } from '../../src/model/index.js';
-import { LLAMA_BLOCK } from '../../src/model/block.js';
 import { readConfig } from '../../src/model/config.js';
 import { rejection } from '../helpers/expect-reject.js';
 import { tinyConfig, writeTinyFolder, type TinyOptions } from '../helpers/tiny-models.js';
