@@ -90,7 +90,7 @@ export async function openGpu(options: OpenGpuOptions): Promise<OpenedGpu> {
   const { choice, pack } = options;
   const automatic = choice === 'auto';
   const unsupported = unsupportedFfn(pack.header.config);
-  if (unsupported !== null && !automatic) {
+  if (unsupported !== null && !automatic && choice !== 'off') {
     throw new HybridError('MODEL_UNSUPPORTED', `${pack.path}: the GPU does not compute ${unsupported}`, {
       hint: 'Run this model on the CPU: leave --gpu out.',
     });
