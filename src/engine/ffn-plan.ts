@@ -79,12 +79,7 @@ export interface DealtNeurons {
  * neighbours makes the busy part of the memory nearly sequential. Of a mixture each expert is dealt so.
  * @param experts each has nFf / experts neurons, one after the other
  */
-export function dealNeurons(
-  nFf: number,
-  plan: LayerPlan | null,
-  parts: number,
-  experts = 1,
-): DealtNeurons {
+export function dealNeurons(nFf: number, plan: LayerPlan | null, parts: number, experts = 1): DealtNeurons {
   const size = nFf / experts;
   const listed = plan ? plan.always.length + plan.scored.length : 0;
   if (listed === 0 && !plan?.frequency) {

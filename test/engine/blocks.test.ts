@@ -21,9 +21,17 @@ const MODELS: [string, string, Record<string, unknown>][] = [
   ...ROWS.map(([name, fields]): [string, string, Record<string, unknown>] => [name, name, fields]),
   ['OPT with norms before', 'OPTForCausalLM', { ffn_dim: 48, activation_function: 'relu' }],
   ['OPT without its final norm', 'OPTForCausalLM', { ffn_dim: 48, _remove_final_layer_norm: true }],
-  ['Falcon-7B: one norm, one KV head', 'FalconForCausalLM', { activation: 'relu', num_key_value_heads: null }],
+  [
+    'Falcon-7B: one norm, one KV head',
+    'FalconForCausalLM',
+    { activation: 'relu', num_key_value_heads: null },
+  ],
   ['Falcon with biases', 'FalconForCausalLM', { activation: 'relu', bias: true, parallel_attn: false }],
-  ['StableLM in parallel', 'StableLmForCausalLM', { use_parallel_residual: true, partial_rotary_factor: 0.5 }],
+  [
+    'StableLM in parallel',
+    'StableLmForCausalLM',
+    { use_parallel_residual: true, partial_rotary_factor: 0.5 },
+  ],
   [
     'SmallThinker by softmax',
     'SmallThinkerForCausalLM',
