@@ -5,6 +5,8 @@ import type { LayerDensity } from './stats.js';
 
 export interface TokenBytes {
   attention: number;
+  /** Rows of the router, in a mixture. */
+  router: number;
   /** Gate rows of candidates. */
   gate: number;
   /** Up rows and down columns of neurons that passed the gate. */
@@ -17,22 +19,27 @@ export interface TokenBytes {
 
 /** @param positions mean number of cached positions the token attends to */
 export function bytesPerToken(layout: ModelLayout, densities: LayerDensity[], positions: number): TokenBytes {
-  const { config } = layout;
-  const bytes = { attention: 0, gate: 0, upDown: 0, predictor: 0, head: 0, kvCache: 0 };
+  const { config, block } = layout;
+  const bytes = { attention: 0, router: 0, gate: 0, upDown: 0, predictor: 0, head: 0, kvCache: 0 };
   layout.layers.forEach((layer, l) => {
     bytes.attention +=
       layer.qkv.rows * layer.qkv.stride + layer.o.rows * layer.o.stride + 8 * config.hiddenSize;
+    bytes.router += layer.router ? layer.router.rows * layer.router.stride : 0;
     bytes.gate += densities[l].candidates * layer.gate.stride;
     bytes.upDown += densities[l].gated * layer.ffn.stride;
     const p = layer.predictor;
     if (p && layer.mode === 'predicted') {
       bytes.predictor +=
-        (p.fc1 ? p.fc1.rows * p.fc1.stride + 4 * p.rank : 0) + p.fc2.rows * (p.fc2.stride + 4);
+        (p.fc1 ? p.fc1.rows * p.fc1.stride + 4 * p.rank : 0) +
+        (block.activeExperts / block.experts) * p.fc2.rows * (p.fc2.stride + 4);
     }
     const kvRow = layout.kvFormat === 'f32' ? config.headDim * 4 : config.headDim + 4;
-    bytes.kvCache += 2 * config.kvHeads * kvRow * positions;
+    bytes.kvCache += 2 * config.kvHeads * kvRow * Math.min(positions, layer.window);
   });
-  bytes.head = layout.lmHead.rows * layout.lmHead.stride + rowBytes(layout.embed.format, config.hiddenSize);
+  for (const matrix of [layout.lmHead, layout.projectIn, layout.projectOut]) {
+    bytes.head += matrix ? matrix.rows * matrix.stride : 0;
+  }
+  bytes.head += rowBytes(layout.embed.format, layout.embed.cols) + (layout.positions?.stride ?? 0);
   const total = Object.values(bytes).reduce((a, b) => a + b, 0);
   return { ...bytes, total };
 }

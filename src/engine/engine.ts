@@ -4,7 +4,7 @@
  */
 import { HybridError, UsageError } from '../errors.js';
 import { adviseHugePages, selectKernels, type KernelChoice } from '../kernels/select.js';
-import { configForEngine } from '../model/engine-support.js';
+import { activeNeurons } from '../model/block.js';
 import type { Pack } from '../pack/types.js';
 import { AnswerBox } from './answer-box.js';
 import { createArena } from './arena.js';
@@ -81,12 +81,12 @@ export class Engine {
   }
 
   private static async load(pack: Pack, options: EngineOptions): Promise<Engine> {
-    const header = { ...pack.header, config: configForEngine(pack.header.config, pack.path) };
+    const { header } = pack;
     const { ffn, threads, ...sizes } = resolveOptions(header, options);
     const { layout, load, inline } = planLayout(header, {
       ...sizes,
       laneCount: threads,
-      chunkCount: chunksFor(header.config.intermediateSize),
+      chunkCount: chunksFor(activeNeurons(header.config)),
       maxArenaBytes: options.maxArenaBytes,
       ffn,
       plan: options.plan ?? null,

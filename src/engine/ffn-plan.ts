@@ -45,7 +45,8 @@ export interface FfnPlan {
 
 /**
  * A chunk of a layer's neurons in storage order: always, scored, rest, one after the other. Sums are kept per
- * chunk, so that results do not depend on which lane had it.
+ * chunk, so that results do not depend on which lane had it. In a mixture every expert has a part in each chunk,
+ * which is described like a chunk of its own: whatever experts a token chooses, chunks are equally large.
  */
 export interface NeuronChunk {
   begin: number;
@@ -59,40 +60,46 @@ export const chunkSize = (n: NeuronChunk): number => n.always + n.scored + n.res
 /**
  * Chunks of a layer: a property of the model, so that any number of lanes adds in the same order. More chunks
  * balance better and cost more kernel calls; a small FFN is done before that pays.
+ * @param neurons of the FFN that one token meets: of a mixture, those of the experts it chooses
  */
-export const chunksFor = (nFf: number): number => (nFf >= 8192 ? 16 : nFf >= 4096 ? 8 : 4);
+export const chunksFor = (neurons: number): number => (neurons >= 8192 ? 16 : neurons >= 4096 ? 8 : 4);
+
+export interface DealtNeurons {
+  /** Storage position -> model neuron id; null: the model's own order. */
+  order: Uint32Array | null;
+  /** [parts * experts]: part p of expert e at p * experts + e. */
+  chunks: NeuronChunk[];
+  /** Rows of the plan's scored list in the order of the chunks. */
+  scoredRows: Uint32Array;
+}
 
 /**
  * Deal a layer's neurons to chunks so that every chunk gets the same share of hot ones, and keep each one
  * contiguous: always-candidates first, then the scored ones hot to cold, then the rest. Hot neurons being
- * neighbours makes the busy part of the memory nearly sequential.
- * @returns order: storage position -> model neuron id; chunks: their ranges; scoredRows: rows of the
- *   plan's scored list in dealt order
+ * neighbours makes the busy part of the memory nearly sequential. Of a mixture each expert is dealt so.
+ * @param experts each has nFf / experts neurons, one after the other
  */
-export function dealNeurons(
-  nFf: number,
-  plan: LayerPlan | null,
-  parts: number,
-): { order: Uint32Array | null; chunks: NeuronChunk[]; scoredRows: Uint32Array } {
+export function dealNeurons(nFf: number, plan: LayerPlan | null, parts: number, experts = 1): DealtNeurons {
+  const size = nFf / experts;
   const listed = plan ? plan.always.length + plan.scored.length : 0;
   if (listed === 0 && !plan?.frequency) {
-    const even = Array.from({ length: parts }, (_, l) => {
-      const begin = Math.floor((nFf * l) / parts);
-      return { begin, always: 0, scored: 0, rest: Math.floor((nFf * (l + 1)) / parts) - begin };
+    const even = Array.from({ length: parts * experts }, (_, c) => {
+      const [part, first] = [Math.floor(c / experts), (c % experts) * size];
+      const begin = Math.floor((size * part) / parts);
+      const rest = Math.floor((size * (part + 1)) / parts) - begin;
+      return { begin: first + begin, always: 0, scored: 0, rest };
     });
     return { order: null, chunks: even, scoredRows: new Uint32Array(0) };
   }
-  const heat = (id: number): number => plan?.frequency?.[id] ?? 0;
-  const hotFirst = (a: number, b: number): number => heat(b) - heat(a) || a - b;
-  const scored = plan?.scored ?? new Uint32Array(0);
-  const always = Array.from(plan?.always ?? []).sort(hotFirst);
-  const rows = Array.from(scored, (_, row) => row).sort((a, b) => hotFirst(scored[a], scored[b]));
-  const taken = new Uint8Array(nFf);
-  for (const id of always) taken[id] = 1;
-  for (const id of scored) taken[id] = 1;
-  const rest = Array.from({ length: nFf }, (_, id) => id)
-    .filter((id) => taken[id] === 0)
-    .sort(hotFirst);
+  const { always, rows, rest, scored } = hotFirstLists(nFf, plan!);
+  const hands = Array.from({ length: experts }, (_, e) => {
+    const own = (id: number): boolean => Math.floor(id / size) === e;
+    return {
+      always: always.filter(own),
+      rows: rows.filter((row) => own(scored[row])),
+      rest: rest.filter(own),
+    };
+  });
 
   const order = new Uint32Array(nFf);
   const scoredRows = new Uint32Array(rows.length);
@@ -104,17 +111,38 @@ export function dealNeurons(
     for (let i = first; i < ids.length; i += parts) order[at++] = ids[i];
     return at - before;
   };
-  for (let l = 0; l < parts; l++) {
-    const begin = at;
-    const alwaysCount = deal(always, l);
-    for (let i = l; i < rows.length; i += parts) {
-      order[at++] = scored[rows[i]];
-      scoredRows[scoredAt++] = rows[i];
+  for (let part = 0; part < parts; part++) {
+    for (const hand of hands) {
+      const begin = at;
+      const alwaysCount = deal(hand.always, part);
+      for (let i = part; i < hand.rows.length; i += parts) {
+        order[at++] = scored[hand.rows[i]];
+        scoredRows[scoredAt++] = hand.rows[i];
+      }
+      const scoredCount = at - begin - alwaysCount;
+      // Counted from the other end, so that chunks short of an always or scored neuron get one more of these.
+      const restCount = deal(hand.rest, parts - 1 - part);
+      dealt.push({ begin, always: alwaysCount, scored: scoredCount, rest: restCount });
     }
-    const scoredCount = at - begin - alwaysCount;
-    // Counted from the other end, so that chunks short of an always or scored neuron get one more of these.
-    const restCount = deal(rest, parts - 1 - l);
-    dealt.push({ begin, always: alwaysCount, scored: scoredCount, rest: restCount });
   }
   return { order, chunks: dealt, scoredRows };
+}
+
+/** The three kinds of a plan's neurons, each hot to cold; of the scored ones their rows. */
+function hotFirstLists(
+  nFf: number,
+  plan: LayerPlan,
+): { always: number[]; rows: number[]; rest: number[]; scored: Uint32Array } {
+  const { scored } = plan;
+  const heat = (id: number): number => plan.frequency?.[id] ?? 0;
+  const hotFirst = (a: number, b: number): number => heat(b) - heat(a) || a - b;
+  const always = Array.from(plan.always).sort(hotFirst);
+  const rows = Array.from(scored, (_, row) => row).sort((a, b) => hotFirst(scored[a], scored[b]));
+  const taken = new Uint8Array(nFf);
+  for (const id of always) taken[id] = 1;
+  for (const id of scored) taken[id] = 1;
+  const rest = Array.from({ length: nFf }, (_, id) => id)
+    .filter((id) => taken[id] === 0)
+    .sort(hotFirst);
+  return { always, rows, rest, scored };
 }

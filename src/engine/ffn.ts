@@ -5,12 +5,15 @@
  *     exact      gate of every neuron; up and down where the gate passed (S2, S3)
  *     predicted  the predictor's candidates; their gates; up and down where the gate passed
  *
+ * Without a gate (plain FFNs) fc1 takes the gate's place, and x1 = sigma(fc1 x + b) is known before up.
+ *
  * Neurons come in chunks, each with its own sum over down columns. A lane works through its share of the
  * chunks and then takes from the others' shares: who computed a chunk makes no difference to its sum. Lists
  * of neurons are kept by row, compressed: those of row t stand at offsets[t] .. offsets[t + 1]. Neurons that
- * the GPU computes are left out of the lists.
+ * the GPU computes are left out of the lists, and in a mixture those of experts that a row has not chosen.
  */
 import { rowShare, shareBegin, chunkCursor } from './control.js';
+import { chooseExperts, chooseInExperts, listChosen, weighExperts } from './experts.js';
 import { chunkSize } from './ffn-plan.js';
 import { addRows, gpuUnits, postRows } from './gpu-link.js';
 import type { LaneContext } from './lane-context.js';
@@ -35,6 +38,7 @@ export function ffn(context: LaneContext, layer: LayerPlacement, l: number, rows
   const d = layout.config.hiddenSize;
   const unit = gpuUnits(context, l).ffn;
   if (unit >= 0 && lane === 0) postRows(context, unit, layer.arena, normed.f32, normed.f32Row, count, d);
+  if (layer.router) chooseExperts(context, layer, count);
   const predictor = layer.mode === 'predicted' ? layer.predictor : null;
   if (predictor) hiddenLayer(context, layer, predictor, rows);
 
@@ -109,15 +113,19 @@ function ffnChunk(
   const { layout, scratch, shared, stats } = context;
   const { kernels, u32, f32 } = context.arenas[layer.arena];
   const { kind } = layout.activation;
+  const { gated, normsX1 } = layout.block;
   const { ffn } = layer;
   const { normed, count: n } = rows;
   const d = layout.config.hiddenSize;
   let began = context.timeline ? nowUs() : 0;
 
   const skip = context.gpu && layer.gpu;
-  const listed = predictor !== null || skip !== null;
-  if (predictor) chooseCandidates(context, layer, chunk, predictor, rows);
+  const mixture = layer.router !== null;
+  if (predictor && mixture) chooseInExperts(context, layer, chunk, predictor, rows);
+  else if (predictor) chooseCandidates(context, layer, chunk, predictor, rows);
+  else if (mixture) listChosen(context, layer, chunk, n);
   else if (skip) listCold(context, layer, chunk, n);
+  const listed = predictor !== null || mixture || skip !== null;
   const nnz = listed ? activeOfList(context, layer, l, rows, step) : activeOfAll(context, layer, l, chunk, rows, step); // prettier-ignore
   if (predictor) {
     for (let t = 0; t < n; t++) {
@@ -127,15 +135,22 @@ function ffnChunk(
   began = endSpan(context, 'gate', began);
 
   const { offsets, ids, act, up } = scratch.active;
-  const [x, xRow] = [operand(ffn.format, normed), operandRow(ffn.format, normed)];
-  kernels.dotLists(ffn.format, ffn.ptr, ffn.stride, offsets, ids, n, x, xRow, up, d);
+  if (gated) {
+    const [x, xRow] = [operand(ffn.format, normed), operandRow(ffn.format, normed)];
+    kernels.dotLists(ffn.format, ffn.ptr, ffn.stride, offsets, ids, n, x, xRow, up, d);
+    if (layer.upBias) kernels.addListed(up, layer.upBias, ids, nnz);
+  }
   for (let t = 0; t < n; t++) {
     const begin = u32[(offsets >>> 2) + t];
     const size = u32[(offsets >>> 2) + t + 1] - begin;
     const at = counters(context, step, t, l);
     stats[at + Stat.GATED] += size;
-    stats[at + Stat.ACTIVE] += kernels.gateUp(kind, act + begin * 4, up + begin * 4, size);
+    stats[at + Stat.ACTIVE] += gated
+      ? kernels.gateUp(kind, act + begin * 4, up + begin * 4, size)
+      : countActive(f32, act + begin * 4, size);
   }
+  if (mixture) weighExperts(context, layer, chunk, n);
+  if (normsX1) sumSquares(context, layer, chunk, n);
   context.trace?.recordActivations(context, layer, l, n, step);
   began = endSpan(context, 'up', began);
 
@@ -146,6 +161,28 @@ function ffnChunk(
     kernels.sumLists(ffn.format, down, ffn.stride, offsets, ids, n, act, sums, shared.rowPartial / 4, d);
   }
   endSpan(context, 'down', began);
+}
+
+const countActive = (f32: Float32Array, act: number, size: number): number => {
+  let active = 0;
+  for (let k = act >>> 2; k < (act >>> 2) + size; k++) if (f32[k] !== 0) active++;
+  return active;
+};
+
+/** Where the sum of a chunk's x1 squared stands, [T] f32. */
+export const squaresOf = ({ shared, layout }: LaneContext, chunk: number): number =>
+  shared.squares + chunk * layout.batchTokens * 4;
+
+function sumSquares(context: LaneContext, layer: LayerPlacement, chunk: number, n: number): void {
+  const { u32, f32 } = context.arenas[layer.arena];
+  const { offsets, act } = context.scratch.active;
+  const out = squaresOf(context, chunk) >>> 2;
+  for (let t = 0; t < n; t++) {
+    let sum = 0;
+    const end = u32[(offsets >>> 2) + t + 1];
+    for (let k = u32[(offsets >>> 2) + t]; k < end; k++) sum += f32[(act >>> 2) + k] ** 2;
+    f32[out + t] = sum;
+  }
 }
 
 /** All gates of the chunk, then per row the neurons that pass (`dense`: all) with sigma(gate). @returns entries */
@@ -168,6 +205,10 @@ function activeOfAll(
   const w = gate.ptr + begin * gate.stride;
   const [x, xRow] = [operand(gate.format, normed), operandRow(gate.format, normed)];
   kernels.dot(gate.format, w, gate.stride, size, x, xRow, n, scratch.gate, size, gate.cols);
+  if (layer.gateBias) {
+    const bias = layer.gateBias + begin * 4;
+    for (let t = 0; t < n; t++) kernels.addScaled(scratch.gate + t * size * 4, bias, 1, size);
+  }
   context.trace?.recordGates(context, layer, l, chunk, n, step);
   let at = 0;
   for (let t = 0; t < n; t++) {
@@ -199,6 +240,10 @@ function activeOfList(
   const { normed, count: n } = rows;
   const [x, xRow] = [operand(gate.format, normed), operandRow(gate.format, normed)];
   kernels.dotLists(gate.format, gate.ptr, gate.stride, candidates.offsets, candidates.ids, n, x, xRow, scratch.gate, gate.cols); // prettier-ignore
+  if (layer.gateBias) {
+    kernels.addListed(scratch.gate, layer.gateBias, candidates.ids, u32[(candidates.offsets >>> 2) + n]);
+  }
+  context.trace?.recordListedGates(context, layer, l, n, step);
   let at = 0;
   for (let t = 0; t < n; t++) {
     const from = u32[(candidates.offsets >>> 2) + t];

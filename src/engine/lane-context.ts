@@ -1,6 +1,7 @@
 /** What one lane works with: kernels and views per arena, its barrier, its counters. Made once per lane. */
 import type { Kernels, Ptr } from '../kernels/kernels.js';
 import { Barrier } from './control.js';
+import { makeRouting, type Routing } from './experts.js';
 import type { GpuLink } from './gpu-link.js';
 import type { LaneScratch, ModelLayout, SharedScratch } from './layout.js';
 import { makeRows, type Rows } from './rows.js';
@@ -25,6 +26,8 @@ export interface LaneContext {
   shared: SharedScratch;
   scratch: LaneScratch;
   rows: { own: Rows; shared: Rows };
+  /** The experts of every row in the layer under way. */
+  routing: Routing;
   /** This lane's counters of all slots (stats.ts). */
   stats: Float64Array;
   /** Null: everything on the CPU in this job. */
@@ -60,6 +63,7 @@ export function createLaneContext(
     shared,
     scratch,
     rows: makeRows({ shared, scratch }),
+    routing: makeRouting(layout.batchTokens, layout.block.experts, layout.block.activeExperts),
     stats: laneStats(stats, layout, lane),
     gpu: null,
     trace: null,

@@ -13,9 +13,11 @@ import {
   type WeightFormat,
 } from '../kernels/layout.js';
 import type { ActivationKind, KvFormat, Ptr } from '../kernels/kernels.js';
+import { embeddingSize, layerType, rotaryDims } from '../model/block.js';
 import type { ModelConfig } from '../model/types.js';
 import type { PackHeader, PackSection } from '../pack/types.js';
 import { ArenaPlan, MAX_ARENA_BYTES } from './arena.js';
+import { blockShape, type BlockShape } from './block-shape.js';
 import type { GpuUnits } from './gpu-mailbox.js';
 import { REDUNDANT_ROWS } from './rows.js';
 import {
@@ -64,22 +66,40 @@ export interface GpuNeurons {
   chunks: { firstScored: number }[];
 }
 
+export interface NormPlacement {
+  weight: Ptr;
+  bias: Ptr; // 0: none
+}
+
+/** Pointers of parts that a model may not have are 0 then. Vectors of neurons are in storage order. */
 export interface LayerPlacement {
   arena: number;
-  attnNorm: Ptr;
+  attnNorm: NormPlacement;
   qkv: Matrix;
-  qkvBias: Ptr; // 0: none
+  qkvBias: Ptr;
+  qNorm: Ptr;
+  kNorm: Ptr;
+  /** Heads turn with their position. */
+  rotates: boolean;
+  /** Positions that attention sees, its own included; Infinity: all. */
+  window: number;
+  oNorm: Ptr;
   o: Matrix;
-  oBias: Ptr; // 0: none
-  ffnNorm: Ptr;
-  gate: Matrix; // storage order
-  ffn: Matrix; // records: up row at 0, down column at downOffset
+  oBias: Ptr;
+  ffnNorm: NormPlacement;
+  router: Matrix | null;
+  gate: Matrix; // storage order; without a gate: fc1
+  gateBias: Ptr;
+  ffn: Matrix; // records: up row at 0 (when gated), down column at downOffset
   downOffset: number;
+  upBias: Ptr;
+  downBias: Ptr;
   keys: KvRows[]; // per KV head
   values: KvRows[];
   mode: FfnMode;
   /** Storage position -> model neuron id; null: the model's own order. */
   order: Uint32Array | null;
+  /** [chunkCount * experts]: chunk c's part of expert e at c * experts + e. */
   chunks: NeuronChunk[];
   predictor: PredictorPlacement | null;
   gpu: GpuNeurons | null;
@@ -89,7 +109,7 @@ export interface LayerPlacement {
 
 /** Activations shared by all lanes. T: rows of a step. Strides in bytes unless a comment says floats. */
 export interface SharedScratch {
-  cos: Ptr; // [contextLength][headDim / 2] f32
+  cos: Ptr; // [contextLength][rotaryDims / 2] f32
   sin: Ptr;
   tables: Ptr; // [slots] rows of rowTable bytes: u32 page ids of each sequence
   x: Ptr; // [T] rows of rowX bytes: the residual stream
@@ -98,17 +118,20 @@ export interface SharedScratch {
   qkv: Ptr; // [T] rows of rowQkv bytes
   attn: Ptr; // [T] rows of rowAttn bytes
   attnQ: Ptr; // [T] rows of rowAttnQ bytes
-  proj: Ptr; // [T] rows of rowX bytes: output projection
+  proj: Ptr; // [T] rows of rowX bytes: output projection; projected embeddings
+  router: Ptr; // [T] rows of rowRouter bytes: logits of the experts
   hidden: Ptr; // [T] rows of rowHidden bytes: predictor
   hiddenQ: Ptr; // [T] rows of rowHiddenQ bytes
   logits: Ptr; // [T] rows of rowLogits bytes
   partials: Ptr; // [chunks][T] rows of rowPartial bytes: FFN sums
+  squares: Ptr; // [chunks][T] f32: sums of x1 squared, for a norm before down
   rowTable: number;
   rowX: number;
   rowXq: number;
   rowQkv: number;
   rowAttn: number;
   rowAttnQ: number;
+  rowRouter: number;
   rowHidden: number;
   rowHiddenQ: number;
   rowLogits: number;
@@ -121,11 +144,15 @@ export interface RowLists {
   ids: Ptr; // [T * nMax] u32: storage ids, ascending within a row
 }
 
-/** Activations of one lane. R: rows it keeps copies of (rows.ts). nMax: the most neurons a chunk has in any layer. */
+/**
+ * Activations of one lane. R: rows it keeps copies of (rows.ts). nMax: the most neurons a chunk has in any layer
+ * (of the experts that one row may choose).
+ */
 export interface LaneScratch {
   x: Ptr; // [R] rows of rowX bytes: this lane's copy of the residual stream
   xn: Ptr; // [R] rows of rowX bytes
   xq: Ptr; // [R] rows of rowXq bytes
+  attn: Ptr; // [R] rows of rowAttn bytes: attention's output after its norm; 0 when it has none
   attnQ: Ptr; // [R] rows of rowAttnQ bytes
   hiddenQ: Ptr; // [R] rows of rowHiddenQ bytes
   scores: Ptr; // [heads of one KV head][alignUp(contextLength, 16)] f32: attention
@@ -139,6 +166,7 @@ export interface LaneScratch {
 
 export interface ModelLayout {
   config: ModelConfig;
+  block: BlockShape;
   /** Of the config, its threshold as kernels see it: an f32 number. */
   activation: { kind: ActivationKind; threshold: number };
   contextLength: number;
@@ -160,7 +188,12 @@ export interface ModelLayout {
   layers: LayerPlacement[];
   globalsArena: number;
   embed: Matrix;
-  outNorm: Ptr;
+  /** Added to the embedding: row p + positionOffset for position p. */
+  positions: Matrix | null;
+  positionOffset: number;
+  projectIn: Matrix | null;
+  outNorm: NormPlacement | null;
+  projectOut: Matrix | null;
   lmHead: Matrix;
   shared: SharedScratch;
   laneScratch: LaneScratch[];
@@ -205,6 +238,7 @@ export function planLayout(
   options: LayoutOptions,
 ): { layout: ModelLayout; load: LoadItem[]; inline: InlineItem[] } {
   const { config } = header;
+  const block = blockShape(config);
   const load: LoadItem[] = [];
   const inline: InlineItem[] = [];
   const arenas: ArenaPlan[] = [];
@@ -215,9 +249,14 @@ export function planLayout(
     config.layers === 0
       ? []
       : header.layers.map((_, l) =>
-          dealNeurons(config.intermediateSize, options.plan?.layers[l] ?? null, options.chunkCount),
+          dealNeurons(
+            config.intermediateSize,
+            options.plan?.layers[l] ?? null,
+            options.chunkCount,
+            block.experts,
+          ),
         );
-  const nMax = Math.max(...dealt.flatMap((d) => d.chunks.map(chunkSize)));
+  const nMax = block.activeExperts * Math.max(...dealt.flatMap((d) => d.chunks.map(chunkSize)));
   const maxRank = Math.max(1, ...(options.plan?.layers.map((p) => p.predictor?.rank ?? 1) ?? []));
 
   // ---- scratch: first in every arena, at the same offsets -------------------------------------------
@@ -240,6 +279,20 @@ export function planLayout(
     bytes.weights += section.bytes;
     return { ptr, stride: section.stride, format: section.format, rows: section.rows, cols: section.cols };
   };
+  const placeVector = (arena: number, section: PackSection | null): Ptr =>
+    section ? place(arena, section).ptr : 0;
+  /** A value for each neuron, in storage order. */
+  const placeByNeuron = (arena: number, section: PackSection | null, order: Uint32Array | null): Ptr => {
+    if (!section) return 0;
+    const { cols: rows } = section;
+    return place(arena, { ...section, rows, cols: 1, stride: 4, bytes: 4 * rows }, order).ptr;
+  };
+  const placeNorm = (arena: number, weight: PackSection, bias: PackSection | null): NormPlacement => ({
+    weight: place(arena, weight).ptr,
+    bias: placeVector(arena, bias),
+  });
+  const placeMatrix = (arena: number, section: PackSection | null): Matrix | null =>
+    section && place(arena, section);
   const placeInline = (arena: number, data: Uint8Array): Ptr => {
     const ptr = arenas[arena].take(Math.max(data.byteLength, 4));
     inline.push({ arena, ptr, data });
@@ -263,17 +316,27 @@ export function planLayout(
       layerPlan?.predictor && layerPlan.mode === 'predicted'
         ? placePredictor(layerPlan, chunks, scoredRows, (data) => placeInline(arena, data))
         : null;
+    const { rotates, window } = layerType(config, l);
     return {
       arena,
-      attnNorm: place(arena, layer.attnNorm).ptr,
+      attnNorm: placeNorm(arena, layer.attnNorm, layer.attnNormBias),
       qkv: place(arena, layer.qkv),
-      qkvBias: layer.qkvBias ? place(arena, layer.qkvBias).ptr : 0,
+      qkvBias: placeVector(arena, layer.qkvBias),
+      qNorm: placeVector(arena, layer.qNorm),
+      kNorm: placeVector(arena, layer.kNorm),
+      rotates: rotates && block.rotaryDims > 0,
+      window: window ?? Infinity,
+      oNorm: placeVector(arena, layer.oNorm),
       o: place(arena, layer.o),
-      oBias: layer.oBias ? place(arena, layer.oBias).ptr : 0,
-      ffnNorm: place(arena, layer.ffnNorm).ptr,
+      oBias: placeVector(arena, layer.oBias),
+      ffnNorm: placeNorm(arena, layer.ffnNorm, layer.ffnNormBias),
+      router: placeMatrix(arena, layer.router),
       gate: place(arena, layer.gate, order),
+      gateBias: placeByNeuron(arena, layer.gateBias, order),
       ffn: place(arena, layer.ffn, order),
-      downOffset: rowBytes(layer.ffn.format, config.hiddenSize),
+      downOffset: block.gated ? rowBytes(layer.ffn.format, config.hiddenSize) : 0,
+      upBias: placeByNeuron(arena, layer.upBias, order),
+      downBias: placeVector(arena, layer.downBias),
       keys: [],
       values: [],
       mode:
@@ -287,10 +350,14 @@ export function planLayout(
   });
 
   // ---- embedding, final norm, head -------------------------------------------------------------------
-  const globalBytes = header.embed.bytes + header.outNorm.bytes + (header.lmHead?.bytes ?? 0) + 4096;
-  makeRoom(globalBytes);
+  const globals = [header.embed, header.positions, header.projectIn, header.outNorm, header.outNormBias];
+  globals.push(header.projectOut, header.lmHead);
+  makeRoom(globals.reduce((sum, section) => sum + (section?.bytes ?? 0), 4096));
   const embed = place(current, header.embed);
-  const outNorm = place(current, header.outNorm).ptr;
+  const positions = placeMatrix(current, header.positions);
+  const projectIn = placeMatrix(current, header.projectIn);
+  const outNorm = config.ends.finalNorm ? placeNorm(current, header.outNorm, header.outNormBias) : null;
+  const projectOut = placeMatrix(current, header.projectOut);
   const lmHead = header.lmHead ? place(current, header.lmHead) : embed;
 
   // ---- KV cache: last in every arena, because it alone is filled bit by bit -----------------------------
@@ -306,9 +373,11 @@ export function planLayout(
     bytes.kvCache += kvBytes;
   }
 
-  const formats = [...layers.flatMap((l) => [l.qkv.format, l.gate.format]), lmHead.format];
+  const ends = [lmHead, projectIn, projectOut].flatMap((matrix) => matrix?.format ?? []);
+  const formats = [...layers.flatMap((l) => [l.qkv.format, l.gate.format]), ...ends];
   const layout: ModelLayout = {
     config,
+    block,
     activation: { kind: config.activation.kind, threshold: Math.fround(config.activation.threshold) },
     contextLength: options.contextLength,
     batchTokens: options.batchTokens,
@@ -326,7 +395,11 @@ export function planLayout(
     layers,
     globalsArena: current,
     embed,
+    positions,
+    positionOffset: config.ends.learnedPositions?.offset ?? 0,
+    projectIn,
     outNorm,
+    projectOut,
     lmHead,
     shared: scratch.shared,
     laneScratch: scratch.lanes,
@@ -348,7 +421,9 @@ function planScratch(
 ): { shared: SharedScratch; lanes: LaneScratch[] } {
   const T = options.batchTokens;
   const R = Math.min(T, REDUNDANT_ROWS);
-  const d = config.hiddenSize;
+  const { ffn, attention } = config.block;
+  // Embeddings that are projected stand in the same rows as what they become.
+  const d = Math.max(config.hiddenSize, embeddingSize(config));
   const attnDim = config.heads * config.headDim;
   const rows = {
     rowTable: alignUp(4 * Math.ceil(options.contextLength / KV_PAGE), 64),
@@ -357,12 +432,13 @@ function planScratch(
     rowQkv: f32Row((config.heads + 2 * config.kvHeads) * config.headDim),
     rowAttn: f32Row(attnDim),
     rowAttnQ: alignUp(q8aLayout(attnDim).bytes, 64),
+    rowRouter: f32Row(ffn.experts?.count ?? 0),
     rowHidden: f32Row(maxRank),
     rowHiddenQ: alignUp(q8aLayout(maxRank).bytes, 64),
     rowLogits: f32Row(config.vocabSize),
-    rowPartial: f32Row(paddedCols('q4', d)),
+    rowPartial: f32Row(paddedCols('q4', config.hiddenSize)),
   };
-  const angles = options.contextLength * (config.headDim / 2) * 4;
+  const angles = options.contextLength * (rotaryDims(config) / 2) * 4;
   const shared: SharedScratch = {
     ...rows,
     cos: arena.take(angles),
@@ -375,10 +451,12 @@ function planScratch(
     attn: arena.take(T * rows.rowAttn),
     attnQ: arena.take(T * rows.rowAttnQ),
     proj: arena.take(T * rows.rowX),
+    router: arena.take(T * rows.rowRouter),
     hidden: arena.take(T * rows.rowHidden),
     hiddenQ: arena.take(T * rows.rowHiddenQ),
     logits: arena.take(T * rows.rowLogits),
     partials: arena.take(options.chunkCount * T * rows.rowPartial),
+    squares: arena.take(ffn.norm ? options.chunkCount * T * 4 : 0),
   };
   const lists = (t: number): RowLists => ({
     offsets: arena.take((t + 1) * 4),
@@ -389,6 +467,7 @@ function planScratch(
     x: arena.take(R * rows.rowX),
     xn: arena.take(R * rows.rowX),
     xq: arena.take(R * rows.rowXq),
+    attn: attention.outputNorm ? arena.take(R * rows.rowAttn) : 0,
     attnQ: arena.take(R * rows.rowAttnQ),
     hiddenQ: arena.take(R * rows.rowHiddenQ),
     scores: arena.take((config.heads / config.kvHeads) * alignUp(options.contextLength, 16) * 4),

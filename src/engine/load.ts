@@ -1,7 +1,7 @@
 /** A lane's share of loading: pieces of the pack read straight into the arenas. */
 import { readSync } from 'node:fs';
 import { HybridError, PackError } from '../errors.js';
-import type { ModelConfig } from '../model/types.js';
+import { ropeTable } from '../model/rope.js';
 import { LaneInterrupted, shareBegin, Word } from './control.js';
 import type { LaneContext } from './lane-context.js';
 import type { LoadItem } from './layout.js';
@@ -93,42 +93,17 @@ function invert(order: Uint32Array): Uint32Array {
   return inverse;
 }
 
-/**
- * Inverse frequencies of RoPE per pair [headDim / 2], with the scaling the config asks for. `linear` divides
- * all by the factor (Chen et al. 2023, position interpolation); `llama3` divides the low ones and blends in
- * between (Llama 3.1's published scheme).
- */
-export function ropeFrequencies(config: ModelConfig): Float64Array {
-  const { headDim, ropeTheta, ropeScaling: scaling } = config;
-  const frequencies = new Float64Array(headDim / 2);
-  for (let i = 0; i < frequencies.length; i++) {
-    let f = ropeTheta ** ((-2 * i) / headDim);
-    if (scaling?.type === 'linear') f /= scaling.factor;
-    if (scaling?.type === 'llama3') {
-      const turns = (scaling.originalMaxPosition * f) / (2 * Math.PI);
-      const { lowFreqFactor: low, highFreqFactor: high, factor } = scaling;
-      if (turns < low) f /= factor;
-      else if (turns < high) {
-        const blend = (turns - low) / (high - low);
-        f = (1 - blend) * (f / factor) + blend * f;
-      }
-    }
-    frequencies[i] = f;
-  }
-  return frequencies;
-}
-
 /** cos and sin of every position, into the scratch of every arena. */
 export function fillRopeTables(context: LaneContext): void {
   const { layout, shared, arenas } = context;
-  const frequencies = ropeFrequencies(layout.config);
+  const { frequencies, magnitude } = ropeTable(layout.config, layout.contextLength);
   const half = frequencies.length;
   const [cos, sin] = [shared.cos >>> 2, shared.sin >>> 2];
   const first = arenas[0].f32;
   for (let p = 0; p < layout.contextLength; p++) {
     for (let i = 0; i < half; i++) {
-      first[cos + p * half + i] = Math.cos(p * frequencies[i]);
-      first[sin + p * half + i] = Math.sin(p * frequencies[i]);
+      first[cos + p * half + i] = magnitude * Math.cos(p * frequencies[i]);
+      first[sin + p * half + i] = magnitude * Math.sin(p * frequencies[i]);
     }
   }
   const size = layout.contextLength * half;

@@ -1,5 +1,5 @@
 /** Recall beside the run: what was truly active in a chunk, and which of it the predictor let through. */
-import { chunkSize } from './ffn-plan.js';
+import { chunkSize, type NeuronChunk } from './ffn-plan.js';
 import type { LaneContext } from './lane-context.js';
 import type { LayerPlacement } from './layout.js';
 import { operand } from './products.js';
@@ -8,8 +8,8 @@ import { counters, Stat } from './stats.js';
 import type { Step } from './step.js';
 
 /**
- * The full gate of row t, up where it passes, compared with the row's candidates (scratch.candidates).
- * Neurons of the GPU always count as found. Changes nothing that the run itself reads.
+ * What row t's chunk truly holds, compared with the row's candidates (scratch.candidates). Neurons of the GPU
+ * always count as found. Changes nothing that the run itself reads.
  */
 export function countRecall(
   context: LaneContext,
@@ -20,11 +20,30 @@ export function countRecall(
   step: Step,
   t: number,
 ): void {
+  if (!layer.router) return countPart(context, layer, l, layer.chunks[chunk], 1, rows, step, t);
+  const { experts: count, activeExperts: active } = context.layout.block;
+  const { experts, weights } = context.routing;
+  for (let j = t * active; j < (t + 1) * active; j++) {
+    countPart(context, layer, l, layer.chunks[chunk * count + experts[j]], weights[j], rows, step, t);
+  }
+}
+
+/** The full gate of the part, up where it passes. @param weight of the part's expert */
+function countPart(
+  context: LaneContext,
+  layer: LayerPlacement,
+  l: number,
+  part: NeuronChunk,
+  expertWeight: number,
+  rows: Rows,
+  step: Step,
+  t: number,
+): void {
   const { scratch, stats, layout } = context;
   const { kernels, u32, f32 } = context.arenas[layer.arena];
   const { kind, threshold } = layout.activation;
-  const { begin } = layer.chunks[chunk];
-  const size = chunkSize(layer.chunks[chunk]);
+  const { begin } = part;
+  const size = chunkSize(part);
   const { gate, ffn } = layer;
   const { normed } = rows;
   const { gates, offsets, ids, act, up } = scratch.truth;
@@ -32,11 +51,15 @@ export function countRecall(
 
   const w = gate.ptr + begin * gate.stride;
   kernels.dot(gate.format, w, gate.stride, size, operand(gate.format, x), 0, 1, gates, size, gate.cols);
+  if (layer.gateBias) kernels.addScaled(gates, layer.gateBias + begin * 4, 1, size);
   const passed = kernels.activate(kind, threshold, gates, size, 0, begin, ids, act);
   u32[offsets >>> 2] = 0;
   u32[(offsets >>> 2) + 1] = passed;
-  kernels.dotLists(ffn.format, ffn.ptr, ffn.stride, offsets, ids, 1, operand(ffn.format, x), 0, up, ffn.cols);
-  kernels.gateUp(kind, act, up, passed);
+  if (layout.block.gated) {
+    kernels.dotLists(ffn.format, ffn.ptr, ffn.stride, offsets, ids, 1, operand(ffn.format, x), 0, up, ffn.cols); // prettier-ignore
+    if (layer.upBias) kernels.addListed(up, layer.upBias, ids, passed);
+    kernels.gateUp(kind, act, up, passed);
+  }
 
   const { candidates } = scratch;
   const end = u32[(candidates.offsets >>> 2) + t + 1];
@@ -48,7 +71,7 @@ export function countRecall(
     if (value === 0) continue;
     const id = u32[(ids >>> 2) + i];
     while (c < end && u32[(candidates.ids >>> 2) + c] < id) c++;
-    const weight = Math.abs(value) * f32[(layer.downNorms >>> 2) + id];
+    const weight = Math.abs(value) * expertWeight * f32[(layer.downNorms >>> 2) + id];
     stats[at + Stat.TRUE_ACTIVE] += 1;
     stats[at + Stat.TRUE_WEIGHT] += weight;
     if (onGpu?.[id] || (c < end && u32[(candidates.ids >>> 2) + c] === id)) {

@@ -30,9 +30,15 @@ export interface Rows {
   /** The residual stream: [count] rows of xRow bytes, f32 [d]. */
   x: Ptr;
   xRow: number;
-  /** After a norm [d]; attention's output [heads * headDim]; the predictor's hidden layer [rank]. */
+  /** x as an operand in f32. */
+  residual: Vectors;
+  /** What a sublayer reads [d]: x after a norm where the norm stands before it. */
   normed: Vectors;
+  /** The embedding or the head's input, projected to d or from it. */
+  projected: Vectors;
+  /** Attention's output [heads * headDim]; the same after its norm; the predictor's hidden layer [rank]. */
   attended: Vectors;
+  attendedNormed: Vectors;
   hidden: Vectors;
 }
 
@@ -51,9 +57,12 @@ export function makeRows({ shared, scratch }: Pick<LaneContext, 'shared' | 'scra
       own,
       x: from.x,
       xRow: rowX,
+      residual: { f32: from.x, f32Row: rowX, q8a: 0, q8aRow: 0 },
       normed: { f32: from.xn, f32Row: rowX, q8a: from.xq, q8aRow: rowXq },
-      // Written by heads and by rows of fc1, which are shared out: f32 always stands in shared memory.
+      // Written by heads and by rows of matrices, which are shared out: f32 always stands in shared memory.
+      projected: { f32: shared.proj, f32Row: rowX, q8a: from.xq, q8aRow: rowXq },
       attended: { f32: shared.attn, f32Row: rowAttn, q8a: from.attnQ, q8aRow: rowAttnQ },
+      attendedNormed: { f32: from.attn, f32Row: rowAttn, q8a: from.attnQ, q8aRow: rowAttnQ },
       hidden: { f32: shared.hidden, f32Row: rowHidden, q8a: from.hiddenQ, q8aRow: rowHiddenQ },
     };
   };

@@ -6,7 +6,8 @@
 import { shareBegin } from './control.js';
 import { chunkSize } from './ffn-plan.js';
 import type { LaneContext } from './lane-context.js';
-import type { LayerPlacement } from './layout.js';
+import type { Ptr } from '../kernels/kernels.js';
+import type { LayerPlacement, RowLists } from './layout.js';
 import type { Rows } from './rows.js';
 import type { Step } from './step.js';
 
@@ -64,16 +65,36 @@ export class TraceBuffers {
     }
   }
 
+  /** Gates of the neurons in scratch.candidates. */
+  recordListedGates(context: LaneContext, layer: LayerPlacement, l: number, n: number, step: Step): void {
+    const { candidates, gate } = context.scratch;
+    if (this.gates) this.recordListed(this.gates, candidates, gate, context, layer, l, n, step);
+  }
+
   /** x1 of the neurons in scratch.active. */
   recordActivations(context: LaneContext, layer: LayerPlacement, l: number, n: number, step: Step): void {
-    if (!this.activations) return;
+    const { active } = context.scratch;
+    if (this.activations) {
+      this.recordListed(this.activations, active, active.act, context, layer, l, n, step);
+    }
+  }
+
+  private recordListed(
+    into: Float32Array,
+    { offsets, ids }: RowLists,
+    values: Ptr,
+    context: LaneContext,
+    layer: LayerPlacement,
+    l: number,
+    n: number,
+    step: Step,
+  ): void {
     const { u32, f32 } = context.arenas[layer.arena];
-    const { offsets, ids, act } = context.scratch.active;
     for (let t = 0; t < n; t++) {
       const to = this.rowAt(l, step.position[t], context.layout.config.intermediateSize);
       const end = u32[(offsets >>> 2) + t + 1];
       for (let k = u32[(offsets >>> 2) + t]; k < end; k++) {
-        this.activations[to + modelId(layer, u32[(ids >>> 2) + k])] = f32[(act >>> 2) + k];
+        into[to + modelId(layer, u32[(ids >>> 2) + k])] = f32[(values >>> 2) + k];
       }
     }
   }

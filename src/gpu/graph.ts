@@ -32,19 +32,36 @@ export function linearGraph(name: string, w: GpuMatrix, bias: Float32Array | nul
   return { graph: g, inputs: w.inputs, outputs: w.outputs };
 }
 
-/** y = W_down (sigma(W_gate x) * (W_up x)) over some neurons of one layer: dense, as hot neurons are. */
+/** Some neurons of one layer. */
+export interface FfnMatrices {
+  gate: GpuMatrix;
+  gateBias: Float32Array | null;
+  /** null: an FFN without a gate, x1 = sigma(W_gate x + b). */
+  up: GpuMatrix | null;
+  upBias: Float32Array | null;
+  down: GpuMatrix;
+}
+
+/**
+ * y = W_down (sigma(W_gate x + b) * (W_up x + b)) over some neurons of one layer: dense, as hot neurons are. The
+ * bias of down is the CPU's: it is added once.
+ */
 export function ffnGraph(
   name: string,
-  gate: GpuMatrix,
-  up: GpuMatrix,
-  down: GpuMatrix,
+  { gate, gateBias, up, upBias, down }: FfnMatrices,
   activation: Activation,
 ): UnitGraph {
   const g = new GraphBuilder(name);
   const x = enter(g, gate.inputs, gate.kind);
-  const act = activate(g, matMul(g, x, gate), activation);
-  const upValue = matMul(g, x, up);
-  const x1 = g.op('Mul', [act, activation.kind === 'drelu' ? g.op('Relu', [upValue]) : upValue]);
+  const linear = (w: GpuMatrix, bias: Float32Array | null): string => {
+    const product = matMul(g, x, w);
+    return bias === null ? product : g.op('Add', [product, biasOf(g, bias, w)]);
+  };
+  let x1 = activate(g, linear(gate, gateBias), activation);
+  if (up) {
+    const upValue = linear(up, upBias);
+    x1 = g.op('Mul', [x1, activation.kind === 'drelu' ? g.op('Relu', [upValue]) : upValue]);
+  }
   leave(g, matMul(g, x1, down, lastName(down.kind)), down.outputs, down.kind);
   return { graph: g, inputs: gate.inputs, outputs: down.outputs };
 }

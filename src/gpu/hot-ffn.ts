@@ -4,6 +4,7 @@
  */
 import type { GpuUnits, MailboxLayout } from '../engine/gpu-mailbox.js';
 import { mailboxLayout } from '../engine/gpu-mailbox.js';
+import type { ModelConfig } from '../model/types.js';
 import type { PackHeader, PackSection } from '../pack/types.js';
 import { matrixBytes, neuronBytes, type GpuWeights } from '../profiler/gpu-bytes.js';
 import type { GpuPlacement } from '../profiler/placement-costs.js';
@@ -36,7 +37,7 @@ export function planUnits(header: PackHeader, placement: GpuPlacement): GpuUnit[
     if (qkv) units.push({ kind: 'qkv', layer, ...linear(sections.qkv) });
     if (o) units.push({ kind: 'o', layer, ...linear(sections.o) });
     if (hotNeurons.length > 0) {
-      const bytes = neuronBytes(weights, sections.ffn.format, hotNeurons.length, d);
+      const bytes = neuronBytes(weights, sections.ffn.format, hotNeurons.length, d, config.block.ffn.gated);
       units.push({ kind: 'ffn', layer, hotNeurons, inputs: d, outputs: d, bytes });
     }
   });
@@ -56,14 +57,29 @@ export function buildUnit(read: ReadAt, header: PackHeader, unit: GpuUnit, weigh
   if (unit.kind === 'o') return linearGraph(name, rows(layer.o), readVector(read, layer.oBias));
 
   const { hotNeurons } = unit;
-  const columns = readRows(read, layer.ffn, hotNeurons, layer.ffn.stride / 2);
+  const { gated } = header.config.block.ffn;
+  const columns = readRows(read, layer.ffn, hotNeurons, gated ? layer.ffn.stride / 2 : 0);
+  const biasOf = (section: PackSection | null): Float32Array | null => {
+    const all = readVector(read, section);
+    return all && Float32Array.from(hotNeurons, (id) => all[id]);
+  };
   return ffnGraph(
     name,
-    rows(layer.gate, hotNeurons),
-    rows(layer.ffn, hotNeurons),
-    downMatrix(columns, weights),
+    {
+      gate: rows(layer.gate, hotNeurons),
+      gateBias: biasOf(layer.gateBias),
+      up: gated ? rows(layer.ffn, hotNeurons) : null,
+      upBias: biasOf(layer.upBias),
+      down: downMatrix(columns, weights),
+    },
     header.config.activation,
   );
+}
+
+/** What the GPU's graphs do not compute of a model's FFNs; null: nothing. */
+export function unsupportedFfn({ block }: ModelConfig): string | null {
+  if (block.ffn.experts) return 'mixtures of experts';
+  return block.ffn.norm ? 'a norm between x1 and the down projection' : null;
 }
 
 function readVector(read: ReadAt, section: PackSection | null): Float32Array | null {

@@ -20,7 +20,7 @@ import {
 } from '../profiler/placement-costs.js';
 import { nothingPlaced, choiceSeconds, solvePlacement, type PlacementResult } from '../profiler/placement.js';
 import { GpuHost } from './gpu-host.js';
-import { planUnits } from './hot-ffn.js';
+import { planUnits, unsupportedFfn } from './hot-ffn.js';
 import {
   describeSelection,
   selectProvider,
@@ -89,6 +89,12 @@ const ALWAYS_PAYS = { gpuBytesPerSecond: 1e15, crossingSeconds: 0 };
 export async function openGpu(options: OpenGpuOptions): Promise<OpenedGpu> {
   const { choice, pack } = options;
   const automatic = choice === 'auto';
+  const unsupported = unsupportedFfn(pack.header.config);
+  if (unsupported !== null && !automatic && choice !== 'off') {
+    throw new HybridError('MODEL_UNSUPPORTED', `${pack.path}: the GPU does not compute ${unsupported}`, {
+      hint: 'Run this model on the CPU: leave --gpu out.',
+    });
+  }
   const selection = await selectProvider(choice, {
     deviceId: options.deviceId,
     measure: options.placement === undefined,
@@ -103,6 +109,7 @@ export async function openGpu(options: OpenGpuOptions): Promise<OpenedGpu> {
     close: () => Promise.resolve(),
   });
   if (chosen === null) return nothing(describeSelection(selection));
+  if (unsupported !== null) return nothing(`off (${chosen.provider} does not compute ${unsupported})`);
 
   // ---- what lives there
   const budget = options.budgetBytes ?? defaultBudget(chosen.provider, options.deviceId ?? 0);

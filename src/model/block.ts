@@ -128,12 +128,9 @@ export const embeddingSize = ({ ends, hiddenSize }: ModelConfig): number => ends
 export const expertSize = ({ block, intermediateSize }: ModelConfig): number =>
   intermediateSize / (block.ffn.experts?.count ?? 1);
 
-/** Windows smaller than the context, in the order of the layers; null when every layer sees everything. */
-export function smallestWindow({ block, maxContext }: ModelConfig): number | null {
-  const windows = (block.layers ?? []).flatMap(({ window }) => (window === null ? [] : [window]));
-  const smallest = Math.min(...windows, Infinity);
-  return smallest < maxContext ? smallest : null;
-}
+/** Neurons of the FFN that one token meets. */
+export const activeNeurons = (config: ModelConfig): number =>
+  expertSize(config) * (config.block.ffn.experts?.active ?? 1);
 
 /** For people: what differs from a Llama layer, one phrase each. */
 export function describeBlock(config: ModelConfig): string[] {

@@ -255,7 +255,7 @@ const ownEntry = (
 
 /** The relations between a config's numbers. */
 export function checkShape(config: ModelConfig, name: string): void {
-  const { heads, kvHeads, headDim, hiddenSize, intermediateSize, block } = config;
+  const { heads, kvHeads, headDim, hiddenSize, intermediateSize, block, ends, maxContext } = config;
   const invalid = (message: string) => new ModelError('MODEL_INVALID', `${name}: ${message}`);
   if (!Number.isInteger(headDim))
     throw invalid(`hidden size ${hiddenSize} does not divide into ${heads} heads`);
@@ -267,6 +267,9 @@ export function checkShape(config: ModelConfig, name: string): void {
     throw invalid(`${heads} heads do not divide into ${kvHeads} key/value heads`);
   if (intermediateSize > limits.MAX_INTERMEDIATE)
     throw invalid(`${intermediateSize} neurons in a layer, expected at most ${limits.MAX_INTERMEDIATE}`);
+  const learned = ends.learnedPositions;
+  if (learned && learned.rows - learned.offset < maxContext)
+    throw invalid(`${learned.rows} learned positions for a context of ${maxContext}`);
   const { experts } = block.ffn;
   if (experts && experts.active > experts.count)
     throw invalid(`${experts.active} active experts of ${experts.count}`);

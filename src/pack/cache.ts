@@ -7,7 +7,6 @@ import { cacheDir } from '../io/paths.js';
 import type { OnProgress } from '../io/progress.js';
 import type { KernelBackend } from '../kernels/kernels.js';
 import type { WeightFormat } from '../kernels/layout.js';
-import { configForEngine } from '../model/engine-support.js';
 import { openModel } from '../model/open-model.js';
 import type { WeightSource } from '../model/types.js';
 import { writePack } from './convert.js';
@@ -59,8 +58,6 @@ export async function cachedPack(
   options: PackForOptions = {},
 ): Promise<string> {
   const { signal, onProgress } = options;
-  // Before a conversion of many gigabytes, not after it.
-  configForEngine(source.config, source.path);
   const fingerprint = await source.fingerprint((done, total) => {
     if (signal?.aborted) throw new HybridError('ABORTED', 'stopped while reading the model');
     onProgress?.({ stage: 'fingerprint', done, total, unit: 'bytes' });

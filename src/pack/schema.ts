@@ -110,6 +110,14 @@ export const configSchema = z
     error: 'more dimensions rotate than a head has',
     path: ['block', 'attention', 'rotaryDims'],
   })
+  .refine((c) => !c.block.parallel || c.block.norm.place === 'before', {
+    error: 'norms of parallel branches stand before them',
+    path: ['block', 'norm', 'place'],
+  })
+  .refine(({ ends: { learnedPositions: p }, maxContext }) => !p || p.rows - p.offset >= maxContext, {
+    error: 'fewer learned positions than the context has',
+    path: ['ends', 'learnedPositions'],
+  })
   .refine((c) => c.block.layers === null || c.block.layers.length === c.layers, {
     error: 'one entry for each layer',
     path: ['block', 'layers'],

@@ -75,8 +75,8 @@ export interface FitJob {
   gateRows: Float32Array;
   /** ||W_down[:, i]||, [nFf] */
   downNorms: Float32Array;
-  /** A neuron is active when its gate is above this (0 for ReLU). */
-  gateThreshold: number;
+  /** A neuron is active when W_gate x is above this (0 for ReLU), one or by neuron: less the gate's bias. */
+  gateThreshold: Float32Array | number;
   gateRowBytes: number;
   recordBytes: number;
   /** onnxruntime provider of the products. */

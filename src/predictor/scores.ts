@@ -62,9 +62,15 @@ const LEAST_ERROR = 1e-4;
 /**
  * Regression of each gate on its score: E[g | s] = slope s + offset. The cut is the score at which the gate
  * is expected at its threshold, its unit the standard error of that expectation.
+ * @param gateThreshold of W_gate x, one or by neuron: a gate's bias lowers it
  * @param ids neuron of each of the scorer's rows
  */
-export function fitCuts(scorer: Scorer, ids: Uint32Array, sample: GateSample, gateThreshold: number): Cuts {
+export function fitCuts(
+  scorer: Scorer,
+  ids: Uint32Array,
+  sample: GateSample,
+  gateThreshold: Float32Array | number,
+): Cuts {
   const { nFf, gates, tokens: n } = sample;
   const rows = ids.length;
   const sums = Array.from({ length: 5 }, () => new Float64Array(rows));
@@ -93,7 +99,8 @@ export function fitCuts(scorer: Scorer, ids: Uint32Array, sample: GateSample, ga
     const slope = varS > 0 && cov > 0 ? cov / varS : 1;
     const offset = g1[i] / n - slope * (s1[i] / n);
     const error = Math.sqrt(Math.max(varG - slope * cov, LEAST_ERROR ** 2 * varG, 1e-12));
-    cut[i] = (gateThreshold - offset) / slope;
+    const threshold = typeof gateThreshold === 'number' ? gateThreshold : gateThreshold[i];
+    cut[i] = (threshold - offset) / slope;
     cutScale[i] = error / slope;
   }
   return { cut, cutScale };

@@ -50,14 +50,15 @@ export function matrixBytes(weights: GpuWeights, format: WeightFormat, rows: num
   return rows * cols * (form === 'f16' ? 2 : 4);
 }
 
-/** Device bytes of `neurons` hot neurons: gate row, up row, down column. */
+/** Device bytes of `neurons` hot neurons: gate row, up row (when gated), down column. */
 export function neuronBytes(
   weights: GpuWeights,
   format: WeightFormat,
   neurons: number,
   hidden: number,
+  gated = true,
 ): number {
-  const rows = 2 * matrixBytes(weights, format, neurons, hidden);
+  const rows = (gated ? 2 : 1) * matrixBytes(weights, format, neurons, hidden);
   const down =
     matrixForm(weights, format, hidden) === 'packed' && neurons % DOWN_BLOCK === 0
       ? nBitsBytes(hidden, neurons, { bits: DOWN_BITS, block: DOWN_BLOCK })

@@ -136,6 +136,11 @@ export function checkOptions(config: ModelConfig, options: ProfileOptions): void
       },
     );
   }
+  if (config.block.ffn.experts) {
+    throw new HybridError('MODEL_UNSUPPORTED', 'profiling a mixture of experts is not supported', {
+      hint: 'Run it with --ffn exact: only the neurons of the chosen experts are read.',
+    });
+  }
   const samples = Math.min(options.samples ?? MIN_SAMPLES, options.tokens ?? MIN_SAMPLES);
   if (samples < MIN_SAMPLES && !options.hotOnly) {
     throw new UsageError(

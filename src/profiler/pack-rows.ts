@@ -19,12 +19,23 @@ export function gateRows(pack: Pack, layer: number): Float32Array {
   return out;
 }
 
+/** What W_gate x must exceed for a neuron to be active: the activation's threshold less the bias of the gate. */
+export function gateThresholds(pack: Pack, layer: number): Float32Array | number {
+  const { gateBias } = pack.header.layers[layer];
+  const { threshold } = pack.header.config.activation;
+  if (!gateBias) return threshold;
+  const bias = new Float32Array(gateBias.cols);
+  fill(pack, new Uint8Array(bias.buffer), gateBias.offset);
+  return bias.map((b) => threshold - b);
+}
+
 /** ||W_down[:, i]|| of every neuron, f32 [nFf]. */
 export function downNorms(pack: Pack, layer: number): Float32Array {
   const { ffn } = pack.header.layers[layer];
   const d = pack.header.config.hiddenSize;
   const out = new Float32Array(ffn.rows);
-  eachRow(pack, ffn, rowBytes(ffn.format, d), d, (row, values) => {
+  const { gated } = pack.header.config.block.ffn;
+  eachRow(pack, ffn, gated ? rowBytes(ffn.format, d) : 0, d, (row, values) => {
     let sum = 0;
     for (const v of values) sum += v * v;
     out[row] = Math.sqrt(sum);

@@ -94,7 +94,13 @@ export function placementProblem(model: PlacementModel, hardware: PlacementHardw
     const ids = hotFirst(seconds);
     order.push(ids);
     const groups = Math.floor(ids.length / NEURON_GROUP);
-    const groupBytes = neuronBytes(weights, layer.ffn.format, NEURON_GROUP, config.hiddenSize);
+    const groupBytes = neuronBytes(
+      weights,
+      layer.ffn.format,
+      NEURON_GROUP,
+      config.hiddenSize,
+      config.block.ffn.gated,
+    );
     const groupCpuSeconds = Array.from({ length: groups }, (_, k) =>
       sumOver(ids.subarray(k * NEURON_GROUP, (k + 1) * NEURON_GROUP), seconds),
     );

@@ -8,7 +8,7 @@ import type { SampleParts } from '../predictor/samples.js';
 import type { LayerPredictor, PredictorKind } from '../predictor/types.js';
 import { measureCurve, type Reported } from './curve.js';
 import { coActivation, type CoActivation } from './hotness.js';
-import { downNorms, gateRows } from './pack-rows.js';
+import { downNorms, gateRows, gateThresholds } from './pack-rows.js';
 import { stopped } from './record.js';
 import { LayerRecording, RECORDING, type RecordingIndex } from './recording-files.js';
 
@@ -102,7 +102,7 @@ async function trainOne(job: TrainJob, check: () => void): Promise<TrainedLayer>
         seed: job.seed,
         gateRows: weights,
         downNorms: norms,
-        gateThreshold: pack.header.config.activation.threshold,
+        gateThreshold: gateThresholds(pack, layer),
         gateRowBytes: gate.stride,
         recordBytes: ffn.stride,
         provider: job.provider,

@@ -2,7 +2,6 @@
 import { createHash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { ModelError, UsageError } from '../errors.js';
-import { smallestWindow } from '../model/block.js';
 import { createTokenizer, type Tokenizer } from '../model/tokenizer.js';
 import type { WeightSource } from '../model/types.js';
 import type { AdamWOptions } from '../onnx/adamw.js';
@@ -111,7 +110,11 @@ async function prepareText(
 ): Promise<Prepared> {
   const { config } = source;
   const window = options.window ?? Math.min(DEFAULT_WINDOW, config.maxContext);
-  const longest = Math.min(config.maxContext, smallestWindow(config) ?? Infinity);
+  // Training attends to everything: a layer with a sliding window does the same within that window.
+  const longest = Math.min(
+    config.maxContext,
+    ...(config.block.layers ?? []).map((layer) => layer.window ?? Infinity),
+  );
   if (window > longest) throw new UsageError(`--window ${window}: the model's context is ${longest}`);
   const tokenizer = patiently(() => createTokenizer(source.tokenizer));
   const encode = (text: string): Int32Array => encodeText(tokenizer, text);

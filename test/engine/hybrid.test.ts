@@ -8,6 +8,7 @@ import { mailboxLayout, type MailboxLayout } from '../../src/engine/gpu-mailbox.
 import { GpuHost } from '../../src/gpu/gpu-host.js';
 import type { GpuPlacement } from '../../src/gpu/hot-ffn.js';
 import { openPack } from '../../src/pack/reader.js';
+import { baseConfig, writeModel } from '../helpers/any-model.js';
 import { writeTinyFolder } from '../helpers/tiny-models.js';
 import { GREEDY, openEngine, packOf, removePacks } from './open.js';
 
@@ -32,8 +33,9 @@ function placement(
 async function openHybrid(
   where: GpuPlacement,
   options: EngineOptions & { failAfterRuns?: number; onFailure?: 'error' | 'cpu' } = {},
+  model = folder,
 ): Promise<{ engine: Engine; close: () => Promise<void> }> {
-  const pack = openPack(await packOf(folder, 'f32'));
+  const pack = openPack(await packOf(model, 'f32'));
   const { failAfterRuns, onFailure, ...rest } = options;
   const host = await GpuHost.start({
     pack,
@@ -86,6 +88,20 @@ describe('hybrid', () => {
       await close();
     });
   }
+
+  it.each<[string, Record<string, unknown>]>([
+    ['OPTForCausalLM', { ffn_dim: NFF, word_embed_proj_dim: 16, do_layer_norm_before: false }],
+    ['LlamaForCausalLM', { mlp_bias: true, attention_bias: true, intermediate_size: NFF }],
+  ])('computes FFNs without a gate and with biases: %s', async (architecture, fields) => {
+    const model = writeModel(baseConfig(architecture, fields));
+    const cpu = await openEngine(model, 'f32', { ffn: 'exact' });
+    const { engine, close } = await openHybrid(placement(every(2), { qkv: true, lmHead: true }), {}, model);
+    const [a, b] = [await cpu.logits({ tokens: PROMPT }), await engine.logits({ tokens: PROMPT })];
+    const worst = a.logits.reduce((max, v, i) => Math.max(max, Math.abs(v - b.logits[i])), 0);
+    expect(worst).toBeLessThan(1e-4);
+    await cpu.close();
+    await close();
+  });
 
   it('shows GPU units and lanes in one timeline', async () => {
     const { engine, close } = await openHybrid(placement(every(2)), { timeline: true });

@@ -4,19 +4,22 @@ import { rowBytes } from '../../src/kernels/layout.js';
 import { openModel } from '../../src/model/open-model.js';
 
 /**
- * Every layer's own gate as its predictor, with cuts that let most active neurons through and miss some; every
- * eleventh neuron is always a candidate, every seventh never.
+ * Every layer's own gate as its predictor, with cuts that let most active neurons through and miss some (none below
+ * the activation's threshold); every eleventh neuron is always a candidate, every seventh never.
  */
-export async function sketchPlan(folder: string, cut = 0.2): Promise<FfnPlan> {
+export async function sketchPlan(folder: string, cut = 0.2, never = 7): Promise<FfnPlan> {
   const source = await openModel(folder);
   const { layers, hiddenSize: d, intermediateSize: nFf } = source.config;
   const all = Array.from({ length: nFf }, (_, i) => i);
   const always = Uint32Array.from(all.filter((i) => i % 11 === 0));
-  const scored = Uint32Array.from(all.filter((i) => i % 11 !== 0 && i % 7 !== 0));
+  const scored = Uint32Array.from(all.filter((i) => i % 11 !== 0 && i % never !== 0));
   const stride = rowBytes('f32', d);
   const plans: LayerPlan[] = [];
   for (let l = 0; l < layers; l++) {
     const gate = await source.readRows(`layers.${l}.gate`, 0, nFf);
+    const bias = source.tensors.has(`layers.${l}.gateBias`)
+      ? await source.readRows(`layers.${l}.gateBias`, 0, 1)
+      : new Float32Array(nFf);
     const data = new Uint8Array(scored.length * stride);
     scored.forEach((id, i) => {
       data.set(new Uint8Array(gate.slice(id * d, (id + 1) * d).buffer), i * stride);
@@ -31,7 +34,7 @@ export async function sketchPlan(folder: string, cut = 0.2): Promise<FfnPlan> {
         fc1: null,
         b1: null,
         fc2: { format: 'f32', rows: scored.length, cols: d, stride, data },
-        cut: new Float32Array(scored.length).fill(cut),
+        cut: Float32Array.from(scored, (id) => cut - bias[id]),
       },
     });
   }

@@ -2,8 +2,6 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { ARCHITECTURES } from '../../src/model/index.js';
-import { LLAMA_BLOCK } from '../../src/model/block.js';
-import { configForEngine } from '../../src/model/engine-support.js';
 import { readConfig } from '../../src/model/config.js';
 import { rejection } from '../helpers/expect-reject.js';
 import { tinyConfig, writeTinyFolder, type TinyOptions } from '../helpers/tiny-models.js';
@@ -128,11 +126,6 @@ describe('attention', () => {
     expect(config({ sliding_window: null }, mistral).config.block.layers).toBeNull();
     expect(config({ sliding_window: 128 }, mistral).config.block.layers).toBeNull();
     expect(config({ sliding_window: 32 }).config.block.layers).toBeNull();
-  });
-
-  it('is run within its smallest window by the engine, where it is the same', () => {
-    const { config: c } = config({ sliding_window: 32 }, { architecture: 'MistralForCausalLM' });
-    expect(configForEngine(c, 'model')).toMatchObject({ maxContext: 32, block: LLAMA_BLOCK });
   });
 });
 
