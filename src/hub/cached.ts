@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { HybridError, UsageError } from '../errors.js';
 import { acquireLock } from '../io/lock.js';
 import { hubCache, lockPath, refPath, repositoryFolder, repositoryOf, snapshotPath } from './layout.js';
+import { ggufModels } from './select-files.js';
 import { COMMIT, formatHubName, parseHubName, type HubName } from './repository.js';
 
 export interface CachedModel {
@@ -133,9 +134,9 @@ function modelsIn(folder: string, repository: string, commit: string): CachedMod
       modified: new Date(Math.max(...stats.map((stat) => stat.mtimeMs))).toISOString(),
     };
   };
-  const gguf = files.filter((path) => /\.gguf$/i.test(path));
-  const models = gguf.map((path) => describe('gguf', join(snapshot, path), [path], path));
-  const rest = files.filter((path) => !gguf.includes(path));
+  const gguf = ggufModels(files).filter((model) => model.complete);
+  const models = gguf.map(({ path, parts }) => describe('gguf', join(snapshot, path), parts, path));
+  const rest = files.filter((path) => !/\.gguf$/i.test(path));
   if (rest.includes('config.json') && shardsAreHere(snapshot, rest)) {
     models.unshift(describe('safetensors', snapshot, rest, null));
   }

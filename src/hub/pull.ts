@@ -123,7 +123,7 @@ class Job {
   }
 
   private weightsOf(selection: Selection, listed: readonly RemoteFile[]): RemoteFile[] {
-    if (selection.kind === 'gguf') return [selection.file];
+    if (selection.kind === 'gguf') return selection.files;
     if (!selection.index) return selection.weights;
     return shardsOf(
       readFileSync(blobPath(this.folder, selection.index.hash), 'utf8'),
@@ -134,7 +134,7 @@ class Job {
 
   private modelPath(selection: Selection): string {
     const snapshot = snapshotPath(this.folder, this.commit);
-    return selection.kind === 'gguf' ? join(snapshot, selection.file.path) : snapshot;
+    return selection.kind === 'gguf' ? join(snapshot, selection.files[0].path) : snapshot;
   }
 
   /** The headers, before gigabytes follow. @returns whether to go on */

@@ -45,8 +45,7 @@ export async function withRemoteModel<T>(
 ): Promise<T> {
   const folder = mkdtempSync(join(scratch, '.headers-'));
   try {
-    const gguf = files.find(({ file }) => /\.gguf$/i.test(file.path));
-    if (gguf) return await useGguf(http, gguf, folder, use);
+    if (/\.gguf$/i.test(files[0].file.path)) return await useGguf(http, files, folder, use);
     for (const { file, url, local } of files) {
       const path = join(folder, basename(file.path));
       if (local) copyFileSync(local, path);
@@ -62,18 +61,21 @@ export async function withRemoteModel<T>(
 
 async function useGguf<T>(
   http: HubHttp,
-  { file, url }: Located,
+  files: readonly Located[],
   folder: string,
   use: (model: WeightSource) => T | Promise<T>,
 ): Promise<T> {
-  const path = join(folder, basename(file.path));
+  const largest = Math.max(...files.map(({ file }) => file.size));
   for (let bytes = FIRST_GGUF_BYTES; ; bytes *= 4) {
-    writeWithHoles(path, await range(http, url, file, 0, Math.min(bytes, file.size)), file.size);
+    for (const { file, url } of files) {
+      const header = await range(http, url, file, 0, Math.min(bytes, file.size));
+      writeWithHoles(join(folder, basename(file.path)), header, file.size);
+    }
     try {
-      return await using(path, use);
+      return await using(join(folder, basename(files[0].file.path)), use);
     } catch (error) {
       // The header may go on behind what was fetched: there are zeros, which are no header.
-      if (bytes >= Math.min(file.size, MAX_GGUF_BYTES)) throw error;
+      if (bytes >= Math.min(largest, MAX_GGUF_BYTES)) throw error;
     }
   }
 }

@@ -44,6 +44,17 @@ describe('pull', () => {
     ]);
   });
 
+  it('takes an older tokenizer where there is no tokenizer.json, and refuses a model without any', async () => {
+    const { 'tokenizer.json': _, ...rest } = files;
+    hub.server.publish({ ...rest, 'tokenizer.model': Buffer.from([0x0a]) });
+    expect((await hub.pull({ force: true })).files.map((file) => file.path)).toContain('tokenizer.model');
+    hub.server.publish(rest);
+    await expect(hub.pull()).rejects.toMatchObject({
+      code: 'MODEL_UNSUPPORTED',
+      message: expect.stringContaining('tokenizer'),
+    });
+  });
+
   it('takes every shard that the index names and no other', async () => {
     await hub.close();
     hub = await startHub({ ...tinyFiles({ shards: 3 }), 'extra.safetensors': Buffer.alloc(100) });
@@ -122,6 +133,17 @@ describe('GGUF files', () => {
       code: 'USAGE',
       message: expect.stringContaining('no GGUF file with "Q2"'),
     });
+  });
+
+  it('in parts come together, and count as one only when they are complete', async () => {
+    const part = (i: number): string => `big-0000${i}-of-00002.gguf`;
+    hub.server.publish({ [part(1)]: q4, [part(2)]: Buffer.alloc(100) });
+    const { path, files: taken } = await hub.pull({ force: true });
+    expect(taken.map((file) => file.path)).toEqual([part(1), part(2)]);
+    expect(path.endsWith(part(1))).toBe(true);
+    expect(pulledPath(`hf:${REPOSITORY}`, hub.cache)).toBe(path);
+    hub.server.publish({ [part(1)]: q4 });
+    await expect(hub.pull()).rejects.toMatchObject({ message: expect.stringContaining('only 1 parts') });
   });
 
   it('need their name when two were pulled', async () => {
