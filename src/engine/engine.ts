@@ -296,13 +296,27 @@ export class Engine {
     const n = tokens.length;
     signal?.throwIfAborted();
     if (request.measureRecall) await this.needNorms(signal);
-    const want = (yes: boolean | undefined, width: number): SharedArrayBuffer | null =>
-      yes ? new SharedArrayBuffer(Math.max(1, n * width) * 4) : null;
-    const logits = want(request.logits ?? true, config.vocabSize);
-    const hidden = want(request.hidden, config.hiddenSize);
-    const inputs = want(request.trace?.inputs, config.layers * config.hiddenSize);
-    const gates = want(request.trace?.gates, config.layers * config.intermediateSize);
-    const activations = want(request.trace?.activations, config.layers * config.intermediateSize);
+    const want = (kind: string, yes: boolean | undefined, width: number): SharedArrayBuffer | null => {
+      if (!yes) return null;
+      const bytes = Math.max(1, n * width) * 4;
+      const known = request.buffers?.get(kind);
+      if (known?.byteLength === bytes) {
+        new Float32Array(known).fill(0); // a recording writes active neurons only
+        return known;
+      }
+      const fresh = new SharedArrayBuffer(bytes);
+      request.buffers?.set(kind, fresh);
+      return fresh;
+    };
+    const logits = want('logits', request.logits ?? true, config.vocabSize);
+    const hidden = want('hidden', request.hidden, config.hiddenSize);
+    const inputs = want('inputs', request.trace?.inputs, config.layers * config.hiddenSize);
+    const gates = want('gates', request.trace?.gates, config.layers * config.intermediateSize);
+    const activations = want(
+      'activations',
+      request.trace?.activations,
+      config.layers * config.intermediateSize,
+    );
     const trace: TraceRequest | null = request.trace ? { tokens: n, inputs, gates, activations } : null;
     const run = (): Promise<SequenceOutcome> =>
       this.serving.run(

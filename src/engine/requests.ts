@@ -124,9 +124,18 @@ export interface LogitsRequest {
   /** The last hidden state of every token, after the final norm. @default false */
   hidden?: boolean;
   trace?: { inputs?: boolean; gates?: boolean; activations?: boolean };
+  /**
+   * Where the answer's arrays go, kept by the caller for request after request: each answer overwrites the one
+   * before. Shared memory is no reason for V8 to collect garbage, so without it many large answers pile up.
+   * @default new arrays
+   */
+  buffers?: AnswerBuffers;
   signal?: AbortSignal;
   onProgress?: (done: number) => void;
 }
+
+/** Buffers by what they hold, each as large as the last answer needed. */
+export type AnswerBuffers = Map<string, SharedArrayBuffer>;
 
 export interface LogitsResult {
   /** f32 [tokens][vocab]; empty when not asked for */

@@ -1,5 +1,5 @@
 /** Quality of a loaded model on a text: perplexity, distance from dense, and what the FFN layers skipped. */
-import { overall, type Engine } from '../engine/engine.js';
+import { overall, type AnswerBuffers, type Engine } from '../engine/engine.js';
 import type { FfnMode } from '../engine/ffn-plan.js';
 import type { LayerDensity } from '../engine/stats.js';
 import { Scores, windows } from './perplexity.js';
@@ -73,15 +73,18 @@ export async function evaluateSettings(
   const modes: FfnMode[][] = [];
   const total = parts.length * settings.length * length;
   let done = 0;
+  const [own, dense]: AnswerBuffers[] = [new Map(), new Map()];
   for (const part of parts) {
     signal?.throwIfAborted();
-    const reference = compare ? (await engine.logits({ tokens: part, ffn: 'dense', signal })).logits : null;
+    const reference = compare
+      ? (await engine.logits({ tokens: part, ffn: 'dense', buffers: dense, signal })).logits
+      : null;
     for (const [s, bringInto] of settings.entries()) {
       signal?.throwIfAborted();
       await bringInto();
       modes[s] = engine.modes;
       const measureRecall = modes[s].includes('predicted');
-      const mine = await engine.logits({ tokens: part, measureRecall, signal });
+      const mine = await engine.logits({ tokens: part, measureRecall, buffers: own, signal });
       sums[s].densities.push(mine.layers);
       sums[s].scores.add(part, mine.logits, reference);
       options.onProgress?.((done += length), total);

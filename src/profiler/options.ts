@@ -198,8 +198,6 @@ const BASE_BYTES = 208 << 20;
 const WORKER_BYTES = 256 << 20;
 /** Neurons that fire for one token, for the estimate; sparse models have far fewer. */
 const ACTIVE_SHARE = 0.2;
-/** Traces of windows that were read already, until every lane has collected its garbage. */
-const TRACES_KEPT = 5;
 /** Bytes of a predictor, its curve and its copies per gate weight, while all layers are evaluated. */
 const PREDICTOR_BYTES = 1;
 
@@ -227,7 +225,7 @@ export function planMemory(
 ): MemoryPlan {
   const { hiddenSize: d, intermediateSize: nFf, layers, vocabSize } = header.config;
   const { window, threads } = resolved;
-  const recording = BASE_BYTES + header.fileBytes + TRACES_KEPT * traceBytes(layers, d, nFf, window);
+  const recording = BASE_BYTES + header.fileBytes + traceBytes(layers, d, nFf, window);
   const evaluating =
     BASE_BYTES + header.fileBytes + 8 * window * vocabSize + PREDICTOR_BYTES * layers * nFf * d;
   const perSample = recordingBytes(nFf, ACTIVE_SHARE * nFf) + (resolved.epochs > 0 ? 4 * d : 0);

@@ -3,7 +3,7 @@
  * appended to a file. Checkpoints let a killed run go on with the next window; what was written after the
  * last checkpoint is cut off and recorded again, with the same result.
  */
-import type { Engine } from '../engine/engine.js';
+import type { AnswerBuffers, Engine } from '../engine/engine.js';
 import { HybridError } from '../errors.js';
 import type { OnProgress } from '../io/progress.js';
 import { FLOAT16_MAX, float16Array } from '../onnx/float16.js';
@@ -84,6 +84,7 @@ export async function record(
 
   try {
     let last = Date.now();
+    const buffers: AnswerBuffers = new Map();
     for (let w = index.windows.length; w < windows.length; w++) {
       stopWhenAsked(options.signal);
       options.onProgress?.({ stage: 'record', done: w * window, total: picked.length, unit: 'tokens' });
@@ -91,6 +92,7 @@ export async function record(
         tokens: windows[w],
         logits: false,
         trace: { inputs, activations: true },
+        buffers,
         signal: options.signal,
       });
       const rows = picked.subarray(w * window, (w + 1) * window);
