@@ -8,6 +8,7 @@ import type { PackHeader } from '../pack/types.js';
 import { gateTokens } from '../predictor/scores.js';
 import type { PredictorKind } from '../predictor/types.js';
 import { bitBytes, recordingBytes } from './recording-files.js';
+import { writingOptions } from './calibration.js';
 import { traceBytes } from './record.js';
 
 /** How thresholds are chosen: a mean recall, or the largest recall loss that costs this much perplexity. */
@@ -192,8 +193,11 @@ const MOST_TRAINED = 2 ** 21;
 
 // ---- memory -------------------------------------------------------------------------------------------
 
-/** Node with this program, onnxruntime and the lanes loaded, before any model: 175 MiB measured, and some air. */
-const BASE_BYTES = 208 << 20;
+/**
+ * Node with this program, onnxruntime and the lanes loaded, before any model: 175 MiB measured; and what is
+ * garbage but not collected yet.
+ */
+const BASE_BYTES = 512 << 20;
 /** A training worker: its heap, onnxruntime, kernels, and arrays that are garbage already. */
 const WORKER_BYTES = 256 << 20;
 /** Neurons that fire for one token, for the estimate; sparse models have far fewer. */
@@ -225,7 +229,7 @@ export function planMemory(
 ): MemoryPlan {
   const { hiddenSize: d, intermediateSize: nFf, layers, vocabSize } = header.config;
   const { window, threads } = resolved;
-  const recording = BASE_BYTES + header.fileBytes + traceBytes(layers, d, nFf, window);
+  const recording = recordingMemory(header, window, true);
   const evaluating =
     BASE_BYTES + header.fileBytes + 8 * window * vocabSize + PREDICTOR_BYTES * layers * nFf * d;
   const perSample = recordingBytes(nFf, ACTIVE_SHARE * nFf) + (resolved.epochs > 0 ? 4 * d : 0);
@@ -236,12 +240,8 @@ export function planMemory(
     evaluating,
     BASE_BYTES + trainingOne(asked ? resolved.samples : MIN_SAMPLES),
   );
-  if (memoryBytes < least) {
-    throw new UsageError(
-      `profiling this model needs ${Math.ceil(least / 2 ** 20)} MiB, --memory allows ${Math.floor(memoryBytes / 2 ** 20)} MiB`,
-      asked ? 'Allow more, or ask for fewer --samples.' : 'Allow more with --memory.',
-    );
-  }
+  const hint = asked ? 'Allow more, or ask for fewer --samples.' : 'Allow more with --memory.';
+  requireMemory(least, memoryBytes, hint);
   const room = memoryBytes - BASE_BYTES;
   const fitting = Math.floor((room - perLayer) / perSample);
   const samples = Math.min(resolved.samples, fitting);
@@ -253,6 +253,24 @@ export function planMemory(
     bytes: Math.max(recording, evaluating, BASE_BYTES + workers * trainingOne(samples)),
     diskBytes: samples * layers * (2 * d + bitBytes(nFf) + 2 * ACTIVE_SHARE * nFf) + layers * nFf * d * 0.5,
   };
+}
+
+/** What writing and recording text holds. @param inputs FFN inputs are recorded too */
+export function recordingMemory(header: PackHeader, window: number, inputs: boolean): number {
+  const { hiddenSize, intermediateSize, layers } = header.config;
+  const cache = writingOptions(header, window).kvMemory ?? 0;
+  const traces = traceBytes(layers, inputs ? hiddenSize : 0, intermediateSize, window);
+  return BASE_BYTES + header.fileBytes + cache + traces;
+}
+
+/** @throws UsageError when `needed` bytes are more than allowed */
+export function requireMemory(needed: number, allowed: number, hint: string): void {
+  if (needed <= allowed) return;
+  const mebibytes = (bytes: number): number => bytes / 2 ** 20;
+  throw new UsageError(
+    `profiling this model needs ${Math.ceil(mebibytes(needed))} MiB, --memory allows ${Math.floor(mebibytes(allowed))} MiB`,
+    hint,
+  );
 }
 
 /** What fitting one layer holds, apart from what grows with the samples. */

@@ -42,6 +42,8 @@ import {
   checkOptions,
   planMemory,
   quickNote,
+  recordingMemory,
+  requireMemory,
   resolveOptions,
   type ProfileOptions,
   type ResolvedOptions,
@@ -55,7 +57,7 @@ import {
   type SamplePlan,
 } from './passages.js';
 import { chooseMode, densitiesAt, sizesOf } from './plan.js';
-import { record, stopWhenAsked, traceBytes, type Recorded } from './record.js';
+import { record, stopWhenAsked, type Recorded } from './record.js';
 import { LayerRecording, RECORDING } from './recording-files.js';
 import { applyThresholds, searchRecall } from './search.js';
 import { equalSlopes } from './thresholds.js';
@@ -304,9 +306,11 @@ async function countPack(
   options: ProfileOptions,
 ): Promise<HotResult> {
   const { header } = pack;
-  const { config } = header;
   const limitBytes = options.memoryBytes ?? Math.floor(totalmem() / 2);
   const resolved = resolveOptions(header, options);
+  const bytes = recordingMemory(header, resolved.window, false);
+  requireMemory(bytes, limitBytes, 'Allow more with --memory.');
+  options.onNote?.(`at most ${formatBytes(bytes)} of memory`);
   const clock = stopwatch();
   const texts = describeTexts(options);
   const work = await openWork(pack, { ...resolved, hotOnly: true }, texts, artifacts);
@@ -337,12 +341,10 @@ async function countPack(
     stopWhenAsked(options.signal);
     await writeProfile(artifacts.profile, profile);
     work.remove();
-    const plannedBytes =
-      header.fileBytes + traceBytes(config.layers, 0, config.intermediateSize, resolved.window);
     return {
       artifacts,
       profile,
-      ...runFigures(limitBytes, { bytes: plannedBytes, diskBytes: 0 }, clock, read.recordTokensPerSecond),
+      ...runFigures(limitBytes, { bytes, diskBytes: 0 }, clock, read.recordTokensPerSecond),
     };
   } finally {
     work.release();
