@@ -139,7 +139,7 @@ async function speculation() {
   const model = await load({ slots: 1 });
   const line = 'for (let i = 0; i < n; i++) sum += a[i] * b[i];\n';
   const texts = {
-    'code that repeats': line.repeat(6),
+    'code that repeats': line.repeat(3),
     'a story': 'Once upon a time there was a king who had three daughters, and',
   };
   const rows = [];
@@ -254,4 +254,9 @@ async function soak() {
   process.exitCode = counts.lost === 0 && last.used === 0 ? 0 : 1;
 }
 
-await run();
+try {
+  await run();
+} catch (error) {
+  console.error(`error: ${error.message}${error.hint ? `\nhint: ${error.hint}` : ''}`);
+  process.exitCode = error.exitCode ?? 1;
+}
