@@ -170,7 +170,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
         }
       }));
 
-    test.each([32, 100, 128, 300, 4096])('dot of 1 to 9, 12, 13 and 29 tokens, %d columns', (cols) => {
+    test.each([32, 100, 128, 300, 1184, 4096])('dot of 1 to 9, 12, 13 and 29 tokens, %d columns', (cols) => {
       for (const nTokens of [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 29]) {
         inTwins((twins) => {
           const rows = nTokens === 12 ? 67 : 11;
@@ -203,7 +203,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
         }
       }));
 
-    test.each([64, 300])('dotLists of 12 tokens, %d columns', (cols) =>
+    test.each([64, 300, 1184])('dotLists of 12 tokens, %d columns', (cols) =>
       inTwins((twins) => {
         const [rows, nTokens] = [30, 12];
         const w = weights(twins, format, rows, cols, 1);

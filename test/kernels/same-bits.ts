@@ -10,12 +10,12 @@ import { activations, listsOf, pagedKv, weights } from './fixtures.js';
 import { normals, random } from './samples.js';
 import { TwinArena } from './twin-arena.js';
 
-/** Whole groups, a short last group, more groups than a vector has lanes, more than a tile has. */
-const COLS = [1, 32, 96, 128, 160, 300, 416, 640, 2208];
+/** Whole groups, a short last group, more than half as many groups as a vector has lanes, more than a tile has. */
+const COLS = [1, 32, 96, 128, 160, 300, 416, 640, 1024, 1184, 2208];
 /** Around the tiles of rows: 4, 8 (wasm), 16 and 32 (repacked), and several of them. */
 const ROWS = [1, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 40, 67];
-/** Around the tiles of tokens: 1, 2, 4, 6 (repacked from here on), 8, 12. */
-const TOKENS = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 25, 29];
+/** Around the tiles of tokens: 1, 2, 4, 6 (repacked from here on), 8, 12, 64. */
+const TOKENS = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 25, 29, 67];
 
 const bitsOf = (twins: TwinArena, ptr: number, n: number): number[] => [
   ...new Uint32Array(twins.bytes(0, ptr, n * 4).buffer),

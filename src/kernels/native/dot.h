@@ -6,8 +6,15 @@
 
 #include "row_dot.h"
 
+#ifdef __AVX512VNNI__
+#include "long_dot.h"
+#endif
+
 namespace hybrid_infer {
 namespace {
+
+// Which sums a product has: a row's lanes are its columns, or its groups (long_dot.h).
+enum class Length { Short, Long };
 
 // ---- four rows at a time -----------------------------------------------------------------------------------
 
@@ -37,21 +44,36 @@ template <Format FORMAT, typename Row> inline void fetchFirst(size_t n, Row row,
   }
 }
 
+// out[r][t] = row w[r] of any format . the activation vector at x[t]
+template <Format FORMAT, Length LENGTH, size_t R, size_t T, typename Fetch>
+inline void dotAny(const uint8_t* const* w, const uint8_t* const* x, size_t cols, float (&out)[R][T], Fetch& fetch) {
+  if constexpr (FORMAT == Format::f32) {
+    dotTileF32<R, T>(w, x, cols, out, fetch);
+  } else {
+    Q8A vectors[T];
+    each<T>([&](auto t) HYBRID_INFER_INLINE { vectors[t] = q8aAt(x[t], cols); });
+#ifdef __AVX512VNNI__
+    if constexpr (LENGTH == Length::Long) return dotLongTile<FORMAT, R, T>(w, vectors, cols, out, fetch);
+#endif
+    dotTile<FORMAT, R, T>(w, vectors, cols, out, fetch);
+  }
+}
+
 // R rows times T tokens from t on: out[(t + j) * outStride + r].
-template <Format FORMAT, size_t R, size_t T, typename Fetch>
+template <Format FORMAT, Length LENGTH, size_t R, size_t T, typename Fetch>
 inline void dotTokens(const uint8_t* const* w, const uint8_t* x, size_t xStride, size_t t, float* out, size_t outStride,
                       size_t cols, Fetch& fetch) {
   const uint8_t* vectors[T];
   float results[R][T];
   each<T>([&](auto j) HYBRID_INFER_INLINE { vectors[j] = x + (t + j) * xStride; });
-  dotAny<FORMAT, R, T>(w, vectors, cols, results, fetch);
+  dotAny<FORMAT, LENGTH, R, T>(w, vectors, cols, results, fetch);
   each<T>([&](auto j) HYBRID_INFER_INLINE {
     each<R>([&](auto r) HYBRID_INFER_INLINE { out[(t + j) * outStride + r] = results[r][j]; });
   });
 }
 
 // out[i] = row(i) . x for i < n. `known`: rows there are, of which those behind are fetched ahead.
-template <Format FORMAT, typename Row>
+template <Format FORMAT, Length LENGTH, typename Row>
 inline void dotRows(size_t n, size_t known, Row row, const uint8_t* x, float* out, size_t cols) {
   size_t i = 0;
   auto rows = [&](auto size) {
@@ -66,7 +88,7 @@ inline void dotRows(size_t n, size_t known, Row row, const uint8_t* x, float* ou
         ahead.rows[r] = row(next < known ? next : known - 1);
       });
       ahead.bytes = rowBytes(FORMAT, cols);
-      dotTokens<FORMAT, R, 1>(w, x, 0, 0, out + i, 0, cols, ahead);
+      dotTokens<FORMAT, LENGTH, R, 1>(w, x, 0, 0, out + i, 0, cols, ahead);
     }
   };
   // Three bits take so many registers to unpack that rows together only get in each other's way.
@@ -77,14 +99,14 @@ inline void dotRows(size_t n, size_t known, Row row, const uint8_t* x, float* ou
 // Rows that all tokens use before the next ones.
 constexpr size_t kBlockBytes = 16 << 10;
 
-template <Format FORMAT>
+template <Format FORMAT, Length LENGTH>
 void dotBatch(Rows w, size_t rows, const uint8_t* x, size_t xStride, size_t nTokens, float* out, size_t outStride,
               size_t cols) {
   const size_t blockRows = kBlockBytes / rowBytes(FORMAT, cols) / kRowsTogether * kRowsTogether + kRowsTogether;
   for (size_t begin = 0; begin < rows; begin += blockRows) {
     const size_t end = rows - begin < blockRows ? rows : begin + blockRows;
     size_t t = 0;
-    auto tokens = [&](auto size) {
+    auto tokens = [&](auto size, auto together) {
       constexpr size_t T = decltype(size)::value;
       for (; t + T <= nTokens; t += T) {
         size_t i = begin;
@@ -101,21 +123,35 @@ void dotBatch(Rows w, size_t rows, const uint8_t* x, size_t xStride, size_t nTok
             });
             ahead.bytes = rowBytes(FORMAT, cols);
             NoAhead none;
-            if (t == 0) dotTokens<FORMAT, R, T>(at, x, xStride, t, out + i, outStride, cols, ahead);
-            else dotTokens<FORMAT, R, T>(at, x, xStride, t, out + i, outStride, cols, none);
+            if (t == 0) dotTokens<FORMAT, LENGTH, R, T>(at, x, xStride, t, out + i, outStride, cols, ahead);
+            else dotTokens<FORMAT, LENGTH, R, T>(at, x, xStride, t, out + i, outStride, cols, none);
           }
         };
-        tiles(Size<kRowsTogether>{});
+        tiles(together);
         tiles(Size<1>{});
       }
     };
-    tokens(Size<kTokensTogether>{});
-    tokens(Size<(kTokensTogether + 1) / 2>{});
-    tokens(Size<1>{});
+    if constexpr (LENGTH == Length::Long) {
+      tokens(Size<2>{}, Size<2>{});
+    } else {
+      tokens(Size<kTokensTogether>{}, Size<kRowsTogether>{});
+      tokens(Size<(kTokensTogether + 1) / 2>{}, Size<kRowsTogether>{});
+    }
+    tokens(Size<1>{}, Size<kRowsTogether>{});
   }
 }
 
 // ---- the kernels -------------------------------------------------------------------------------------------
+
+// work(length) with the length that rows of `cols` columns have.
+template <Format FORMAT, typename Work> inline void withLength(size_t cols, const Work& work) {
+#ifdef __AVX512VNNI__
+  if constexpr (FORMAT != Format::f32) {
+    if (groupCount(cols) >= kLongGroups) return work(std::integral_constant<Length, Length::Long>{});
+  }
+#endif
+  work(std::integral_constant<Length, Length::Short>{});
+}
 
 template <Format FORMAT>
 void dotFormat(Rows w, size_t rows, const uint8_t* x, size_t xStride, size_t nTokens, float* out, size_t outStride,
@@ -123,8 +159,25 @@ void dotFormat(Rows w, size_t rows, const uint8_t* x, size_t xStride, size_t nTo
   if (rows == 0 || nTokens == 0) return;
   const auto row = [&](size_t i) { return w.base + i * w.stride; };
   fetchFirst<FORMAT>(rows, row, cols);
-  if (nTokens == 1) dotRows<FORMAT>(rows, rows, row, x, out, cols);
-  else dotBatch<FORMAT>(w, rows, x, xStride, nTokens, out, outStride, cols);
+  withLength<FORMAT>(cols, [&](auto length) {
+    if (nTokens == 1) return dotRows<FORMAT, length>(rows, rows, row, x, out, cols);
+    size_t done = 0;
+#ifdef __AVX512VNNI__
+    if constexpr (length == Length::Long) {
+      // Tokens that are not there cost as much as those that are.
+      const auto sets = [&](auto tokens, size_t n) {
+        dotSets<FORMAT, tokens>(w, rows, x + done * xStride, xStride, n, out + done * outStride, outStride, cols);
+        done += n;
+      };
+      const size_t left = nTokens % 8;
+      if (nTokens - left + (left > 4 ? left : 0) > 0) sets(Size<8>{}, nTokens - (left > 4 ? 0 : left));
+      if (done < nTokens && left > 2) sets(Size<4>{}, left);
+    }
+#endif
+    if (done < nTokens) {
+      dotBatch<FORMAT, length>(w, rows, x + done * xStride, xStride, nTokens - done, out + done * outStride, outStride, cols);
+    }
+  });
 }
 
 // Many tokens go through the rows in ranges of this many bytes: what a token reads is in level 2 for the others.
@@ -137,7 +190,9 @@ void dotListsFormat(Rows w, Lists lists, const uint8_t* x, size_t xStride, float
     const auto row = [&](size_t i) { return w.base + lists.ids[first + i] * w.stride; };
     const size_t known = lists.offsets[t + 1] - first;
     if (lists.nTokens == 1) fetchFirst<FORMAT>(known, row, cols);
-    dotRows<FORMAT>(end - first, known, row, x + t * xStride, out + first, cols);
+    withLength<FORMAT>(cols, [&](auto length) {
+      dotRows<FORMAT, length>(end - first, known, row, x + t * xStride, out + first, cols);
+    });
   };
   eachTile(lists, tileRows, dotPart);
 }

@@ -159,17 +159,5 @@ inline void dotTileF32(const uint8_t* const* w, const uint8_t* const* x, size_t 
   sumTile<R, T>(sums, out);
 }
 
-// out[r][t] = row w[r] of any format . the activation vector at x[t]
-template <Format FORMAT, size_t R, size_t T, typename Fetch>
-inline void dotAny(const uint8_t* const* w, const uint8_t* const* x, size_t cols, float (&out)[R][T], Fetch& fetch) {
-  if constexpr (FORMAT == Format::f32) {
-    dotTileF32<R, T>(w, x, cols, out, fetch);
-  } else {
-    Q8A vectors[T];
-    each<T>([&](auto t) HYBRID_INFER_INLINE { vectors[t] = q8aAt(x[t], cols); });
-    dotTile<FORMAT, R, T>(w, vectors, cols, out, fetch);
-  }
-}
-
 }  // namespace
 }  // namespace hybrid_infer

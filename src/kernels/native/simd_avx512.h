@@ -134,6 +134,17 @@ inline void narrowI16(int16_t* p, I v0, I v1) {
 // W int32 in -128..127 -> W bytes.
 inline void narrowI8(int8_t* p, I v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v)); }
 
+// Sums of lanes, in three steps: the first two leave each 128-bit block to itself. ipairs of the vectors 0 1 and 2 3,
+// ifours of both: lane k of a block is the sum of vector k's lanes in that block. isixteens of four such: lane k is
+// the sum of all lanes of vector k of 16.
+inline I ipairs(I a, I b) { return iadd(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)); }
+inline I ifours(I ab, I cd) { return iadd(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd)); }
+inline I isixteens(I a, I b, I c, I d) {
+  const I ab = iadd(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xDD));
+  const I cd = iadd(_mm512_shuffle_i32x4(c, d, 0x88), _mm512_shuffle_i32x4(c, d, 0xDD));
+  return iadd(_mm512_shuffle_i32x4(ab, cd, 0x88), _mm512_shuffle_i32x4(ab, cd, 0xDD));
+}
+
 // v[0..3], one row each -> lane j of v[k] = column 16 (j / 4) + 4 k + j % 4 of the four rows.
 HYBRID_INFER_INLINE inline void interleaveBytes(I* v) {
   const I ab0 = _mm512_unpacklo_epi8(v[0], v[1]), ab1 = _mm512_unpackhi_epi8(v[0], v[1]);
