@@ -74,22 +74,20 @@ async function parallel() {
   const speeds = new Map(counts.map((n) => [n, []]));
   for (let round = 0; round <= number('rounds'); round++) {
     for (const n of counts) {
-      let begin = 0;
-      let firsts = 0;
-      const done = await Promise.all(
-        Array.from({ length: n }, (_, i) =>
-          model.generate(ids(i), {
-            ...GREEDY,
-            maxTokens: generate,
-            onPrompt: (at, all) => {
-              if (at === all && ++firsts === n) begin = performance.now();
-            },
-          }),
-        ),
+      // When each sequence got each of its tokens.
+      const times = await Promise.all(
+        Array.from({ length: n }, async (_, i) => {
+          const at = [];
+          const answer = model.generate(ids(i), { ...GREEDY, maxTokens: generate });
+          for await (const { tokens } of answer.pieces()) at.push(...tokens.map(() => performance.now()));
+          return at;
+        }),
       );
-      const seconds = (performance.now() - begin) / 1000;
-      // From the moment all prompts are done; the first ones have written a little by then.
-      const tokens = done.reduce((sum, r) => sum + r.stats.generatedTokens, 0) - n;
+      // From when the last one began to write until the first one was done: all write, nobody reads a prompt.
+      const begin = Math.max(...times.map((at) => at[0]));
+      const end = Math.min(...times.map((at) => at.at(-1)));
+      const tokens = times.flat().filter((at) => at > begin && at <= end).length;
+      const seconds = (end - begin) / 1000;
       if (round > 0) speeds.get(n).push(tokens / seconds);
     }
   }

@@ -97,66 +97,34 @@ inline void dotLongTile(const uint8_t* const* w, const Q8A* x, size_t cols, floa
 
 // ---- four or eight tokens: tokens in lanes -------------------------------------------------------------------
 
-inline int64_t eight(const uint8_t* p) {
-  int64_t v;
-  std::memcpy(&v, p, 8);
-  return v;
+// Lanes of one token: they take as many columns of a row times four, and their sums then go to as many rows.
+template <size_t TOKENS> constexpr size_t kShare = W / TOKENS;
+
+// 4 * kShare bytes, for each token.
+template <size_t TOKENS> inline I forEach(const void* p) {
+  if constexpr (TOKENS == 8) {
+    int64_t eight;
+    std::memcpy(&eight, p, 8);
+    return _mm512_set1_epi64(eight);
+  } else {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  }
 }
 
-// Lanes 2 j and 2 j + 1 of a vector are token j: eight tokens to 512 bits, four to 256.
-template <size_t TOKENS> struct Side;
-template <> struct Side<8> {
-  using Ints = __m512i;
-  using Floats = __m512;
-  static Ints load(const void* p) { return _mm512_load_si512(p); }
-  static Floats loadFloats(const float* p) { return _mm512_load_ps(p); }
-  static void store(float* p, Floats v) { _mm512_store_ps(p, v); }
-  static Floats zero() { return _mm512_setzero_ps(); }
-  static Ints zeroInts() { return _mm512_setzero_si512(); }
-  static Ints eightBytes(const uint8_t* p) { return _mm512_set1_epi64(eight(p)); }
-  static Ints dot(Ints sum, Ints u, Ints s) { return idot4(sum, u, s); }
-  static Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
-  static Ints swapLanes(Ints v) { return _mm512_shuffle_epi32(v, static_cast<_MM_PERM_ENUM>(0xB1)); }
-  // Even lanes of a, odd lanes of b.
-  static Ints blend(Ints a, Ints b) { return _mm512_mask_blend_epi32(0xAAAA, a, b); }
-  static Floats floats(Ints v) { return _mm512_cvtepi32_ps(v); }
-  static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
-  static Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
-  static Floats mulAdd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
-  static Floats asFloats(Ints v) { return _mm512_castsi512_ps(v); }
-};
-template <> struct Side<4> {
-  using Ints = __m256i;
-  using Floats = __m256;
-  static Ints load(const void* p) { return _mm256_load_si256(static_cast<const Ints*>(p)); }
-  static Floats loadFloats(const float* p) { return _mm256_load_ps(p); }
-  static void store(float* p, Floats v) { _mm256_store_ps(p, v); }
-  static Floats zero() { return _mm256_setzero_ps(); }
-  static Ints zeroInts() { return _mm256_setzero_si256(); }
-  static Ints eightBytes(const uint8_t* p) { return _mm256_set1_epi64x(eight(p)); }
-  static Ints dot(Ints sum, Ints u, Ints s) {
-#ifdef __clang__
-    return _mm256_dpbusd_epi32(sum, u, s);
-#else
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "vm"(s));
-    return sum;
-#endif
-  }
-  static Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
-  static Ints swapLanes(Ints v) { return _mm256_shuffle_epi32(v, 0xB1); }
-  static Ints blend(Ints a, Ints b) { return _mm256_blend_epi32(a, b, 0xAA); }
-  static Floats floats(Ints v) { return _mm256_cvtepi32_ps(v); }
-  static Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
-  static Floats mul(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
-  static Floats mulAdd(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
-  static Floats asFloats(Ints v) { return _mm256_castsi256_ps(v); }
-};
+// Lane r of each token: the sum of the token's lanes of rows[r].
+inline I shareLanes(const I (&rows)[2]) {
+  const __mmask16 odd = 0xAAAA;
+  const I swapped = _mm512_mask_blend_epi32(odd, rows[1], rows[0]);
+  return iadd(_mm512_mask_blend_epi32(odd, rows[0], rows[1]),
+              _mm512_shuffle_epi32(swapped, static_cast<_MM_PERM_ENUM>(0xB1)));
+}
+inline I shareLanes(const I (&rows)[4]) { return ifours(ipairs(rows[0], rows[1]), ipairs(rows[2], rows[3])); }
 
 // TOKENS activation vectors side by side.
 struct Beside {
-  int8_t* codes;   // [groups][16][TOKENS][8 columns]
-  float* scales;   // [groups][TOKENS][2]
-  int32_t* start;  // [groups][TOKENS][2]: minus what the weights' offset adds, once a token
+  int8_t* codes;   // [groups][vectors][TOKENS][4 kShare columns]
+  float* scales;   // [groups][TOKENS][kShare]
+  int32_t* start;  // [groups][TOKENS][kShare]: minus what the weights' offset adds, in the first lane
 };
 
 // Sets of TOKENS tokens of a product; the memory grows with the largest product of a thread.
@@ -179,28 +147,28 @@ template <size_t TOKENS> class Sets {
     uint8_t* codes = memory.get() + (kLine - past) % kLine + i * bytes();
     uint8_t* scales = codes + groups_ * kGroup * TOKENS;
     return {reinterpret_cast<int8_t*>(codes), reinterpret_cast<float*>(scales),
-            reinterpret_cast<int32_t*>(scales + groups_ * TOKENS * 8)};
+            reinterpret_cast<int32_t*>(scales + groups_ * kLine)};
   }
 
  private:
-  size_t bytes() const { return alignUp(groups_ * TOKENS * (kGroup + 16), kLine); }
+  size_t bytes() const { return groups_ * (TOKENS * kGroup + 2 * kLine); }
 
   // Tokens past nTokens are zero, and columns past the row's end.
   static void fill(const Beside& to, const uint8_t* x, size_t xStride, size_t nTokens, size_t cols, int offset) {
     const size_t groups = groupCount(cols), padded = alignUp(cols, kColumnMultiple);
     Q8A from[TOKENS] = {};
     for (size_t j = 0; j < nTokens; j++) from[j] = q8aAt(x + j * xStride, cols);
-    for (size_t c = 0; c < groups * kGroup; c += 8) {
-      uint64_t eights[TOKENS] = {};
-      for (size_t j = 0; j < nTokens && c < padded; j++) std::memcpy(&eights[j], from[j].codes + c, 8);
-      std::memcpy(to.codes + c * TOKENS, eights, sizeof eights);
+    constexpr size_t share = kShare<TOKENS>, columns = 4 * share;
+    for (size_t c = 0; c < groups * kGroup; c += columns) {
+      int8_t codes[TOKENS][columns] = {};
+      for (size_t j = 0; j < nTokens && c < padded; j++) std::memcpy(codes[j], from[j].codes + c, columns);
+      std::memcpy(to.codes + c * TOKENS, codes, sizeof codes);
     }
     for (size_t g = 0; g < groups; g++) {
-      for (size_t j = 0; j < TOKENS; j++) {
-        const size_t lane = (g * TOKENS + j) * 2;
-        to.scales[lane] = to.scales[lane + 1] = j < nTokens ? from[j].scales[g] : 0;
-        to.start[lane] = j < nTokens ? -offset * from[j].sums[g] : 0;
-        to.start[lane + 1] = 0;
+      for (size_t lane = 0; lane < W; lane++) {
+        const size_t j = lane / share;
+        to.scales[g * W + lane] = j < nTokens ? from[j].scales[g] : 0;
+        to.start[g * W + lane] = j < nTokens && lane % share == 0 ? -offset * from[j].sums[g] : 0;
       }
     }
   }
@@ -217,7 +185,7 @@ template <Format FORMAT> __attribute__((noinline)) void lastCodes(const uint8_t*
   for (size_t c = 0; codeFactor(FORMAT) == 2 && c < length; c++) codes[c] *= 2;
 }
 
-// Rows that meet a group of activations while it is in registers. Even: two rows share the lanes of their sums.
+// Rows that meet a group of activations while it is in registers.
 constexpr size_t kRowsBeside = 16;
 
 // out[t * outStride + r] = row r of w . token t, for r < rows <= kRowsBeside and t < nTokens <= TOKENS. Meanwhile as
@@ -225,20 +193,22 @@ constexpr size_t kRowsBeside = 16;
 template <Format FORMAT, size_t TOKENS>
 inline void dotBeside(Rows w, size_t rows, const uint8_t* next, const Beside& x, size_t nTokens, float* out,
                       size_t outStride, size_t cols) {
-  using S = Side<TOKENS>;
-  constexpr size_t bytes = groupBytes(FORMAT), lanes = 2 * TOKENS;
+  constexpr size_t bytes = groupBytes(FORMAT), share = kShare<TOKENS>, kVectors = kGroup / (4 * share);
+  // Sums of a row, so that an addition need not wait for the one before it: four are under way.
+  constexpr size_t kChains = 4 / share;
   const size_t groups = groupCount(cols), padded = alignUp(cols, kColumnMultiple), whole = padded / kGroup;
   const size_t scales = scaleOffset(FORMAT, cols);
-  alignas(64) float totals[kRowsBeside / 2][W][lanes];
-  const size_t used = groups < W ? groups : W, even = rows + rows % 2;
-  for (size_t p = 0; p < even / 2; p++) {
-    for (size_t k = 0; k < used; k++) S::store(totals[p][k], S::zero());
+  const size_t shared = alignUp(rows, share);  // past `rows` the last row again
+  alignas(64) float totals[kRowsBeside / share][W][W];
+  const size_t used = groups < W ? groups : W;
+  for (size_t r = 0; r < shared; r += share) {
+    for (size_t k = 0; k < used; k++) fstore(totals[r / share][k], fzero());
   }
   // Codes and scales of this group and the next, which is unpacked while this one is multiplied.
   alignas(64) uint8_t codes[2][kRowsBeside][kGroup];
   alignas(64) uint32_t rowScales[2][kRowsBeside];
   const auto unpack = [&](size_t r, size_t g) HYBRID_INFER_INLINE {
-    const uint8_t* row = w.base + (r < rows ? r : r - 1) * w.stride;
+    const uint8_t* row = w.base + (r < rows ? r : rows - 1) * w.stride;
     uint8_t* to = codes[g % 2][r];
     if (g < whole) {
       I v[kCodeVectors];
@@ -251,45 +221,45 @@ inline void dotBeside(Rows w, size_t rows, const uint8_t* next, const Beside& x,
     }
     rowScales[g % 2][r] = static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(row + scales)[g]) << 16;
   };
-  for (size_t r = 0; r < even; r++) unpack(r, 0);
+  for (size_t r = 0; r < shared; r++) unpack(r, 0);
   for (size_t g = 0; g < groups; g++) {
-    typename S::Ints vectors[16];
-    each<16>([&](auto v) HYBRID_INFER_INLINE { vectors[v] = S::load(x.codes + (g * 16 + v) * TOKENS * 8); });
-    const auto xScales = S::loadFloats(x.scales + g * lanes);
-    const auto start = S::load(x.start + g * lanes);
-    for (size_t r = 0; r < even; r += 2) {
-      // Two sums a row, so that an addition need not wait for the one before it.
-      typename S::Ints sums[2][2];
-      each<2>([&](auto i) HYBRID_INFER_INLINE { sums[i][0] = start, sums[i][1] = S::zeroInts(); });
-      each<16>([&](auto v) HYBRID_INFER_INLINE {
-        each<2>([&](auto i) HYBRID_INFER_INLINE {
-          sums[i][v % 2] = S::dot(sums[i][v % 2], S::eightBytes(codes[g % 2][r + i] + 8 * v), vectors[v]);
+    I vectors[kVectors];
+    each<kVectors>([&](auto v) HYBRID_INFER_INLINE { vectors[v] = iload(x.codes + (g * kVectors + v) * kLine); });
+    const F xScales = fload(x.scales + g * W);
+    const I start = iload(x.start + g * W);
+    for (size_t r = 0; r < shared; r += share) {
+      I chains[share][kChains];
+      each<share>([&](auto i) HYBRID_INFER_INLINE {
+        each<kChains>([&](auto c) HYBRID_INFER_INLINE { chains[i][c] = c == 0 ? start : izero(); });
+      });
+      each<kVectors>([&](auto v) HYBRID_INFER_INLINE {
+        each<share>([&](auto i) HYBRID_INFER_INLINE {
+          I& sum = chains[i][v % kChains];
+          sum = idot4(sum, forEach<TOKENS>(codes[g % 2][r + i] + 4 * share * v), vectors[v]);
         });
       });
-      each<2>([&](auto i) HYBRID_INFER_INLINE {
+      I sums[share];
+      each<share>([&](auto i) HYBRID_INFER_INLINE {
+        sums[i] = chains[i][0];
+        if constexpr (kChains == 2) sums[i] = iadd(sums[i], chains[i][1]);
         if (g + 1 < groups) unpack(r + i, g + 1);
         for (size_t at = 0; at < bytes; at += kLine) __builtin_prefetch(next + (r + i) * w.stride + g * bytes + at, 0, 2);
       });
-      const auto one = S::add(sums[0][0], sums[0][1]), two = S::add(sums[1][0], sums[1][1]);
-      // Even lanes: the first row's sums, odd ones: the second's.
-      const auto both = S::add(S::blend(one, two), S::swapLanes(S::blend(two, one)));
-      const auto factor = S::mul(S::asFloats(S::eightBytes(reinterpret_cast<const uint8_t*>(&rowScales[g % 2][r]))), xScales);
-      float* total = totals[r / 2][g % W];
-      S::store(total, S::mulAdd(S::floats(both), factor, S::loadFloats(total)));
+      const F factor = fmul(fbits(forEach<TOKENS>(&rowScales[g % 2][r])), xScales);
+      float* total = totals[r / share][g % W];
+      fstore(total, fmadd(ifloat(shareLanes(sums)), factor, fload(total)));
     }
   }
-  for (size_t r = 0; r < even; r += 2) {
-    for (size_t at = groups * bytes; at < rowBytes(FORMAT, cols); at += kLine) {
-      __builtin_prefetch(next + r * w.stride + at, 0, 2);
-      __builtin_prefetch(next + (r + 1) * w.stride + at, 0, 2);
-    }
-    const auto at = [&](size_t k) { return k < used ? S::loadFloats(totals[r / 2][k]) : S::zero(); };
-    const auto four = [&](size_t k) { return S::add(S::add(at(k), at(k + 2)), S::add(at(k + 1), at(k + 3))); };
-    alignas(64) float sums[lanes];
-    S::store(sums, S::add(S::add(four(0), four(8)), S::add(four(4), four(12))));
-    for (size_t t = 0; t < nTokens; t++) {
-      out[t * outStride + r] = sums[2 * t];
-      if (r + 1 < rows) out[t * outStride + r + 1] = sums[2 * t + 1];
+  for (size_t r = 0; r < shared; r += share) {
+    const auto at = [&](size_t k) { return k < used ? fload(totals[r / share][k]) : fzero(); };
+    const auto four = [&](size_t k) { return fadd(fadd(at(k), at(k + 2)), fadd(at(k + 1), at(k + 3))); };
+    alignas(64) float sums[TOKENS][share];
+    fstore(sums[0], fadd(fadd(four(0), four(8)), fadd(four(4), four(12))));
+    for (size_t i = 0; i < share && r + i < rows; i++) {
+      for (size_t t = 0; t < nTokens; t++) out[t * outStride + r + i] = sums[t][i];
+      for (size_t b = groups * bytes; b < rowBytes(FORMAT, cols); b += kLine) {
+        __builtin_prefetch(next + (r + i) * w.stride + b, 0, 2);
+      }
     }
   }
 }
