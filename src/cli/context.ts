@@ -65,7 +65,7 @@ export class CliContext {
 
   /** A line for the person at the terminal, on stderr. */
   note(line: string): void {
-    if (this.quiet || this.json) return;
+    if (this.quiet) return;
     this.reporter?.finish();
     process.stderr.write(`${line}\n`);
   }
@@ -75,7 +75,7 @@ export class CliContext {
   }
 
   get progress(): ProgressReporter {
-    return (this.reporter ??= progressReporter({ silent: this.json || this.quiet }));
+    return (this.reporter ??= progressReporter({ silent: this.quiet }));
   }
 
   /** Wait until stdout took everything (pipes are asynchronous on some systems). */

@@ -1,13 +1,13 @@
 /**
  * llama.cpp (through node-llama-cpp) as one side of the comparison: loads a GGUF file, then answers one
- * `{prompt, generate}` at a time with the tokens per second of both parts. See peers.mjs.
+ * `{prompt, generate, sequences}` at a time with the tokens per second of both parts. See peers.mjs.
  */
 /* global performance */
 import { readFileSync } from 'node:fs';
 import { getLlama, LlamaLogLevel } from 'node-llama-cpp';
-import { serve } from './peer-protocol.mjs';
+import { decodeSpeed, serve } from './peer-protocol.mjs';
 
-const [modelPath, threads, contextSize] = process.argv.slice(2);
+const [modelPath, threads, contextSize, most] = process.argv.slice(2);
 const llama = await getLlama({
   gpu: false,
   build: 'never',
@@ -18,31 +18,38 @@ const model = await llama.loadModel({ modelPath });
 const context = await model.createContext({
   contextSize: Number(contextSize),
   batchSize: Number(contextSize),
+  sequences: Number(most),
   threads: Number(threads),
 });
-const sequence = context.getSequence();
+const all = Array.from({ length: Number(most) }, () => context.getSequence());
 const vocabulary = model.fileInfo.metadata.tokenizer.ggml.tokens.length;
 
 const manifest = new URL('node_modules/node-llama-cpp/package.json', import.meta.url);
 const { version } = JSON.parse(readFileSync(manifest, 'utf8'));
 
-serve(`llama.cpp (node-llama-cpp ${version})`, async ({ prompt, generate }) => {
-  await sequence.clearHistory();
-  const tokens = Array.from({ length: prompt }, (_, i) => (i * 977 + 3) % vocabulary);
-  const t0 = performance.now();
-  await sequence.evaluateWithoutGeneratingNewTokens(tokens.slice(0, -1));
-  const t1 = performance.now();
-  let produced = 0;
-  let first = 0;
+/** Reads the last prompt token and writes. @returns when each token came */
+async function write(sequence, last, generate) {
+  const at = [];
   // The first yielded token ends the prompt; the rest are one forward pass each.
-  for await (const token of sequence.evaluate(tokens.slice(-1), { temperature: 0, yieldEogToken: true })) {
-    if (produced === 0) first = performance.now();
-    produced++;
-    if (produced > generate || token === undefined) break;
+  for await (const token of sequence.evaluate([last], { temperature: 0, yieldEogToken: true })) {
+    at.push(performance.now());
+    if (at.length > generate || token === undefined) break;
   }
-  const t2 = performance.now();
+  return at;
+}
+
+serve(`llama.cpp (node-llama-cpp ${version})`, async ({ prompt, generate, sequences = 1 }) => {
+  const used = all.slice(0, sequences);
+  const tokens = used.map((_, s) => Array.from({ length: prompt }, (_, i) => (i * 977 + 3 + s) % vocabulary));
+  for (const sequence of used) await sequence.clearHistory();
+  const t0 = performance.now();
+  for (const [s, sequence] of used.entries()) {
+    await sequence.evaluateWithoutGeneratingNewTokens(tokens[s].slice(0, -1));
+  }
+  const t1 = performance.now();
+  const times = await Promise.all(used.map((sequence, s) => write(sequence, tokens[s].at(-1), generate)));
   return {
-    promptTokensPerSecond: (prompt - 1) / ((t1 - t0) / 1000),
-    decodeTokensPerSecond: (produced - 1) / ((t2 - first) / 1000),
+    promptTokensPerSecond: (sequences * (prompt - 1)) / ((t1 - t0) / 1000),
+    decodeTokensPerSecond: decodeSpeed(times),
   };
 });

@@ -14,3 +14,14 @@ export function serve(name, run) {
   });
   process.stdin.on('end', () => process.exit(0));
 }
+
+/**
+ * Tokens per second of all sequences while every one of them is writing: from when the last one began until the
+ * first one was done.
+ * @param times for each sequence when it got each of its tokens, in ms
+ */
+export function decodeSpeed(times) {
+  const begin = Math.max(...times.map((at) => at[0]));
+  const end = Math.min(...times.map((at) => at.at(-1)));
+  return times.flat().filter((at) => at > begin && at <= end).length / ((end - begin) / 1000);
+}

@@ -3,7 +3,10 @@
  *
  *     npm run build && npm --prefix tools/peers install
  *     node tools/peers/peers.mjs --pack FILE.hpack --gguf FILE.gguf [--threads 2] [--prompt 512]
- *         [--generate 64] [--rounds 5] [--modes predicted,exact,dense] [--kernels native,wasm] [--json]
+ *         [--generate 64] [--rounds 5] [--modes predicted,exact,dense] [--kernels native,wasm]
+ *         [--sequences 1] [--json]
+ *
+ * --sequences N: N at once, each with a prompt of its own; decode is what all of them get while all write.
  *
  * Both sides stay loaded in processes of their own; only one works at a time. A round asks every
  * configuration once, so that slow minutes of a shared machine hit all alike. Ratios are taken round by
@@ -31,6 +34,7 @@ const { values } = parseArgs({
     rounds: { ...text, default: '5' },
     modes: { ...text, default: 'predicted,exact,dense' },
     kernels: { ...text, default: 'native' },
+    sequences: { ...text, default: '1' },
     json: { type: 'boolean', default: false },
   },
 });
@@ -49,7 +53,13 @@ const whole = (name) => {
   console.error(`peers: --${name} is "${values[name]}", expected a whole number above 0`);
   process.exit(2);
 };
-const [threads, prompt, generate, rounds] = ['threads', 'prompt', 'generate', 'rounds'].map(whole);
+const [threads, prompt, generate, rounds, sequences] = [
+  'threads',
+  'prompt',
+  'generate',
+  'rounds',
+  'sequences',
+].map(whole);
 const context = prompt + generate + 16;
 
 /** A child process that answers one request at a time. */
@@ -83,17 +93,17 @@ const { selectKernels } = await import(new URL('kernels/select.js', dist));
 
 const pack = resolve(values.pack);
 const gguf = resolve(values.gguf);
-const llama = new Peer('llama-peer.mjs', [gguf, threads, context]);
+const llama = new Peer('llama-peer.mjs', [gguf, threads, context, sequences]);
 const llamaName = (await llama.answer()).ready;
 /** [name, peer, request] */
-const configurations = [[llamaName, llama, { prompt, generate }]];
+const configurations = [[llamaName, llama, { prompt, generate, sequences }]];
 const peers = [llama];
 for (const kernels of values.kernels.split(',')) {
-  const peer = new Peer('hybrid-peer.mjs', [pack, threads, context, kernels]);
+  const peer = new Peer('hybrid-peer.mjs', [pack, threads, context, sequences, kernels]);
   peers.push(peer);
   const name = (await peer.answer()).ready;
   for (const ffn of values.modes.split(','))
-    configurations.push([`${name}, ${ffn}`, peer, { prompt, generate, ffn }]);
+    configurations.push([`${name}, ${ffn}`, peer, { prompt, generate, sequences, ffn }]);
 }
 
 const probe = await BandwidthProbe.start(threads, selectKernels('auto'));
@@ -124,8 +134,8 @@ const rows = configurations.map(([name], i) => {
   const bytes = results[i][0].bytesPerToken ?? null;
   return {
     name,
-    promptTokensPerSecond: median(of('promptTokensPerSecond')),
-    promptRatio: ratio('promptTokensPerSecond'),
+    promptTokensPerSecond: sequences === 1 ? median(of('promptTokensPerSecond')) : null,
+    promptRatio: sequences === 1 ? ratio('promptTokensPerSecond') : null,
     decodeTokensPerSecond: median(decode),
     decodeMin: Math.min(...decode),
     decodeMax: Math.max(...decode),
@@ -143,12 +153,13 @@ if (values.json) {
       rounds,
       prompt,
       generate,
+      sequences,
       rows,
     }),
   );
 } else {
   console.log(
-    `${cpus()[0].model}, ${threads} threads, ${bandwidth.toFixed(1)} GB/s; prompt ${prompt}, ${generate} generated, medians of ${rounds} rounds`,
+    `${cpus()[0].model}, ${threads} threads, ${bandwidth.toFixed(1)} GB/s; ${sequences > 1 ? `${sequences} sequences at once, ` : ''}prompt ${prompt}, ${generate} generated, medians of ${rounds} rounds`,
   );
   console.log('| | prompt tok/s | ratio | decode tok/s (min-max) | ratio | MB/token | share of floor |');
   console.log('|---|---|---|---|---|---|---|');
@@ -157,7 +168,7 @@ if (values.json) {
     const bytes = r.bytesPerToken === null ? '' : (r.bytesPerToken / 1e6).toFixed(0);
     const share = r.shareOfFloor === null ? '' : `${(100 * r.shareOfFloor).toFixed(0)} %`;
     console.log(
-      `| ${r.name} | ${r.promptTokensPerSecond.toFixed(1)} | ${r.promptRatio.toFixed(2)} | ${range} | ${r.decodeRatio.toFixed(2)} | ${bytes} | ${share} |`,
+      `| ${r.name} | ${r.promptTokensPerSecond?.toFixed(1) ?? ''} | ${r.promptRatio?.toFixed(2) ?? ''} | ${range} | ${r.decodeRatio.toFixed(2)} | ${bytes} | ${share} |`,
     );
   }
 }
