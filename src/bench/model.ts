@@ -8,7 +8,7 @@ import type { FfnMode } from '../engine/ffn-plan.js';
 import { UsageError } from '../errors.js';
 import type { WeightFormat } from '../kernels/layout.js';
 import { selectKernels } from '../kernels/select.js';
-import { BandwidthProbe } from './bandwidth.js';
+import { BandwidthProbe, CACHED_BYTES, MOST_OF_FLOOR } from './bandwidth.js';
 import { availableMemory, describeMachine, type Machine } from './machine.js';
 import { alternate, deviation, median, pairedRatio, type Contestant } from './paired.js';
 
@@ -52,8 +52,10 @@ export interface BenchRow {
   /** Weights, predictor and cache read for one generated token; null for prompts, where tokens share a read. */
   bytesPerToken: number | null;
   achievedGBps: number | null;
-  /** Speed as a share of what the memory bandwidth allows for these bytes. Above 1: the caches helped. */
+  /** Speed as a share of what the memory bandwidth allows for these bytes. Above 1 for what caches hold. */
   shareOfFloor: number | null;
+  /** More than the floor allows, though no cache holds the model: the bandwidth or the speed was measured wrongly. */
+  aboveFloor: boolean;
   sparsity: number;
   predictedSparsity: number | null;
   /** Median over rounds of this speed divided by the first configuration's in the same round. */
@@ -221,6 +223,7 @@ function toRows(
     const samples = turns.map(speed);
     const tokensPerSecond = median(samples);
     const achievedGBps = bytesPerToken === null ? null : (bytesPerToken * tokensPerSecond) / 1e9;
+    const shareOfFloor = achievedGBps === null ? null : achievedGBps / bandwidthGBps;
     return {
       model: entrant.name,
       size: entrant.size,
@@ -235,7 +238,8 @@ function toRows(
       samples,
       bytesPerToken,
       achievedGBps,
-      shareOfFloor: achievedGBps === null ? null : achievedGBps / bandwidthGBps,
+      shareOfFloor,
+      aboveFloor: (shareOfFloor ?? 0) > MOST_OF_FLOOR && (bytesPerToken ?? 0) > CACHED_BYTES,
       sparsity: last.sparsity,
       predictedSparsity: last.predictedSparsity,
       ratioToFirst: pairedRatio(samples, first.map(speed)),

@@ -200,7 +200,10 @@ function toText({ machine, rows }: ModelBench): string {
     row.shareOfFloor === null ? '-' : `${(100 * row.shareOfFloor).toFixed(0)} %`,
     ...(compared ? [row.ratioToFirst.toFixed(2)] : []),
   ];
-  return `${machineLine(machine)}\n\n${table(header, rows.map(cells))}`;
+  const wrong = rows.some((row) => row.aboveFloor)
+    ? '\nA share of the floor above 105 % is a mistake of measurement: something else ran beside. Run it again.'
+    : '';
+  return `${machineLine(machine)}\n\n${table(header, rows.map(cells))}${wrong}`;
 }
 
 export function machineLine(machine: Machine): string {

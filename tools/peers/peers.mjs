@@ -88,7 +88,7 @@ class Peer {
 }
 
 const dist = new URL('../../dist/', import.meta.url);
-const { BandwidthProbe } = await import(new URL('bench/bandwidth.js', dist));
+const { BandwidthProbe, MOST_OF_FLOOR } = await import(new URL('bench/bandwidth.js', dist));
 const { selectKernels } = await import(new URL('kernels/select.js', dist));
 
 const pack = resolve(values.pack);
@@ -166,7 +166,8 @@ if (values.json) {
   for (const r of rows) {
     const range = `${r.decodeTokensPerSecond.toFixed(2)} (${r.decodeMin.toFixed(2)}-${r.decodeMax.toFixed(2)})`;
     const bytes = r.bytesPerToken === null ? '' : (r.bytesPerToken / 1e6).toFixed(0);
-    const share = r.shareOfFloor === null ? '' : `${(100 * r.shareOfFloor).toFixed(0)} %`;
+    const wrong = r.shareOfFloor > MOST_OF_FLOOR ? ' (mistake of measurement)' : '';
+    const share = r.shareOfFloor === null ? '' : `${(100 * r.shareOfFloor).toFixed(0)} %${wrong}`;
     console.log(
       `| ${r.name} | ${r.promptTokensPerSecond?.toFixed(1) ?? ''} | ${r.promptRatio?.toFixed(2) ?? ''} | ${range} | ${r.decodeRatio.toFixed(2)} | ${bytes} | ${share} |`,
     );
