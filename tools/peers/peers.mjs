@@ -1,18 +1,9 @@
 /**
- * hybrid-infer beside llama.cpp: the same weights, the same machine, in turns.
- *
- *     npm run build && npm --prefix tools/peers install
- *     node tools/peers/peers.mjs --pack FILE.hpack --gguf FILE.gguf [--threads 2] [--prompt 512]
- *         [--generate 64] [--rounds 5] [--modes predicted,exact,dense] [--kernels native,wasm]
- *         [--sequences 1] [--json]
- *
- * --sequences N: N at once, each with a prompt of its own; decode is what all of them get while all write.
+ * hybrid-infer beside llama.cpp: the same weights, the same machine, in turns. `--help` says how to use it.
  *
  * Both sides stay loaded in processes of their own; only one works at a time. A round asks every
  * configuration once, so that slow minutes of a shared machine hit all alike. Ratios are taken round by
  * round against llama.cpp; medians are printed. Memory bandwidth is sampled before every round.
- *
- * Make the files with `hybrid-infer convert` (or tools/synthesize.mjs) and `hybrid-infer export --gguf`.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -22,6 +13,23 @@ import { resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+
+const USAGE = `node tools/peers/peers.mjs --pack FILE.hpack --gguf FILE.gguf [options]
+
+Speed of hybrid-infer and of llama.cpp (node-llama-cpp) with the same weights, in turns. It needs
+  a build of this project and the peer:  npm run build && npm --prefix tools/peers install
+  a pack with profiles/ and predictors/ beside it:  node tools/synthesize.mjs prosparse-7b -o DIR
+  the same weights for llama.cpp:  hybrid-infer export DIR/prosparse-7b.q4.hpack --gguf FILE.gguf
+
+  --prompt N       tokens of the prompt (512)
+  --generate N     tokens generated after it (64)
+  --rounds N       turns of every configuration (5)
+  --threads N      threads of either side (all cores)
+  --modes LIST     FFN modes: predicted,exact,dense
+  --kernels LIST   native,wasm (native)
+  --sequences N    N at once, each with a prompt of its own: tokens/s of all while all write (1)
+  --json           one JSON document
+`;
 
 const text = { type: 'string' };
 const { values } = parseArgs({
@@ -36,15 +44,20 @@ const { values } = parseArgs({
     kernels: { ...text, default: 'native' },
     sequences: { ...text, default: '1' },
     json: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
   },
 });
+if (values.help) {
+  process.stdout.write(USAGE);
+  process.exit(0);
+}
 if (!values.pack || !values.gguf) {
-  console.error('peers: --pack FILE.hpack and --gguf FILE.gguf are needed (see the head of this file)');
+  console.error('peers: --pack FILE.hpack and --gguf FILE.gguf are needed; --help says how to make them');
   process.exit(2);
 }
 for (const file of [values.pack, values.gguf]) {
   if (existsSync(file)) continue;
-  console.error(`peers: ${file} does not exist (the head of this file says how to make it)`);
+  console.error(`peers: ${file} does not exist; --help says how to make it`);
   process.exit(2);
 }
 const whole = (name) => {
