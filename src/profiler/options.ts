@@ -203,7 +203,7 @@ const WORKER_BYTES = 256 << 20;
 /** Neurons that fire for one token, for the estimate; sparse models have far fewer. */
 const ACTIVE_SHARE = 0.2;
 /** Bytes of a predictor, its curve and its copies per gate weight, while all layers are evaluated. */
-const PREDICTOR_BYTES = 1.35;
+const PREDICTOR_BYTES = 1.8;
 
 export interface MemoryPlan {
   samples: number;
