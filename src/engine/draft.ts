@@ -73,8 +73,46 @@ export class NgramIndex {
   }
 }
 
+/** How much of what was measured before each new measurement leaves. */
+const KEPT = 0.9;
+/** Rows that a step's price is learned from: no more than drafts make. */
+const MOST_ROWS = 32;
+/** A step that took this many times as long as usual was interrupted. */
+const INTERRUPTED = 4;
+
+/**
+ * What another row of a step costs, in steps of one row, as the machine has it now: nothing where weights come from
+ * memory and are read once for all rows, nearly a whole step where a small model comes from the caches.
+ */
+export class RowPrice {
+  private oneRow = 0;
+  private price = 0;
+  private known = false;
+
+  get value(): number {
+    return this.price;
+  }
+
+  /** A step of `rows` rows took `us`. */
+  report(rows: number, us: number): void {
+    if (rows === 1) {
+      if (this.oneRow === 0) this.oneRow = us;
+      else if (us < INTERRUPTED * this.oneRow) this.oneRow = mix(this.oneRow, us);
+    } else if (rows <= MOST_ROWS && this.oneRow > 0 && us < INTERRUPTED * rows * this.oneRow) {
+      const price = Math.max(0, us / this.oneRow - 1) / (rows - 1);
+      this.price = this.known ? mix(this.price, price) : price;
+      this.known = true;
+    }
+  }
+}
+
+const mix = (old: number, fresh: number): number => KEPT * old + (1 - KEPT) * fresh;
+
 /** The first drafts of a sequence are short: nothing is known about it. */
 const FIRST_LENGTH = 2;
+/** Accepted and rejected drafts that a sequence is credited with before it had any. */
+const FIRST_ACCEPTED = 2;
+const FIRST_REJECTED = 1;
 /**
  * Steps with a proposal at hand that go without it after a rejection, before one token is tried again; doubled
  * by each failed try. A row more makes a step up to about twice as long, so tries cost at most 1 part in 32.
@@ -84,35 +122,57 @@ const LONGEST_PAUSE = 256;
 
 /**
  * How many draft tokens a sequence's next step gets: doubled when all were accepted, one more than the accepted
- * ones when some were, halved when none was; at 0 one token is tried now and then.
+ * ones when some were, halved when none was; and never more than pay for their rows. At 0 one token is tried now
+ * and then.
  */
 export class DraftLength {
   private length: number;
   private pause = FIRST_PAUSE;
   private waited = 0;
+  private resting = false;
+  /** Draft tokens that were right, and steps that ended at a wrong one; older ones count less. */
+  private accepted = FIRST_ACCEPTED;
+  private rejected = FIRST_REJECTED;
 
   constructor(private readonly most: number) {
     this.length = Math.min(FIRST_LENGTH, most);
   }
 
-  /** Draft tokens for the next step. */
-  get next(): number {
-    if (this.length > 0 || this.most === 0) return this.length;
+  /** Draft tokens for the next step. @param rowPrice of a row more, in steps of one row */
+  next(rowPrice: number): number {
+    const length = this.worth(rowPrice);
+    this.resting = length === 0;
+    if (length > 0 || this.most === 0) return length;
     return this.waited >= this.pause ? 1 : 0;
+  }
+
+  /** The length, up to `length`, that gives the most tokens for the time: (1 + a + .. + a^k) / (1 + k price). */
+  private worth(rowPrice: number): number {
+    const share = this.accepted / (this.accepted + this.rejected);
+    let [best, most, expected, chance] = [0, 1, 1, 1];
+    for (let k = 1; k <= this.length; k++) {
+      chance *= share;
+      expected += chance;
+      const rate = expected / (1 + k * rowPrice);
+      if (rate > most) [best, most] = [k, rate];
+    }
+    return best;
   }
 
   /** After each step: how many draft tokens it had (0, too) and how many of them were right. */
   report(proposed: number, accepted: number): void {
     if (proposed === 0) {
-      if (this.length === 0) this.waited++;
+      if (this.resting) this.waited++;
       return;
     }
+    this.accepted = KEPT * this.accepted + accepted;
+    this.rejected = KEPT * this.rejected + (accepted < proposed ? 1 : 0);
     if (accepted > 0) {
       this.length =
         accepted === proposed ? Math.max(this.length, 2 * proposed) : Math.min(this.length, accepted + 1);
       this.length = Math.min(this.most, Math.max(1, this.length));
       this.pause = FIRST_PAUSE;
-    } else if (this.length === 0) {
+    } else if (this.resting) {
       this.pause = Math.min(LONGEST_PAUSE, 2 * this.pause);
     } else {
       this.length >>= 1;

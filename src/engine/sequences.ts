@@ -9,6 +9,7 @@ import { HybridError } from '../errors.js';
 import { KV_PAGE } from '../kernels/layout.js';
 import type { AnswerBox } from './answer-box.js';
 import { beat, SLEEP_SLICE_MS, Word } from './control.js';
+import { RowPrice } from './draft.js';
 import type { Failure, SequenceEvent, SequenceMessage, StopReason } from './jobs.js';
 import type { LaneContext } from './lane-context.js';
 import { PagePool, PageTable } from './pages.js';
@@ -18,6 +19,7 @@ import { Schedule, type PlannedRows, type SequencePages, type StepPlan } from '.
 import { addInto, Sequence } from './sequence.js';
 import { takeCounters } from './stats.js';
 import { RowFlag, type Step } from './step.js';
+import { nowUs } from './timeline.js';
 
 /** Prompt rows of a step in which others decode, as a share of the whole batch: bounds how long those wait. */
 const PROMPT_SHARE = 1 / 4;
@@ -36,6 +38,8 @@ export class Sequences implements SequencePages {
   private step: StepPlan | null = null;
   /** Drafts of another model are on their way for these. */
   private readonly asked: Sequence[] = [];
+  private readonly rowPrice = new RowPrice();
+  private stepBegan = 0;
   private seenInbox = 0;
   private nextFlush = 0;
 
@@ -88,6 +92,7 @@ export class Sequences implements SequencePages {
     this.step = plan.rowCount > 0 ? plan : null;
     this.countPages();
     this.flush(plan.rowCount === 0);
+    this.stepBegan = nowUs();
   }
 
   private countPages(): void {
@@ -123,7 +128,8 @@ export class Sequences implements SequencePages {
   // ---- after a step ----------------------------------------------------------------------------------------
 
   takeResults(): void {
-    const pieces = this.step!.rows;
+    const { rows: pieces, rowCount } = this.step!;
+    this.rowPrice.report(rowCount, nowUs() - this.stepBegan);
     this.step = null;
     const masked: { s: Sequence; computed: number }[] = [];
     for (const { sequence, firstPosition, count } of pieces) {
@@ -270,7 +276,7 @@ export class Sequences implements SequencePages {
 
   /** Propose what may come next; another model's drafts are taken when the next step is filled. */
   private draft(s: Sequence): void {
-    const most = s.draftLength?.next ?? 0;
+    const most = s.draftLength?.next(this.rowPrice.value) ?? 0;
     if (s.ngrams) {
       while (s.ngrams.length < s.length) s.ngrams.append(s.tokens[s.ngrams.length]);
       const room = this.roomForDrafts(s, most);
@@ -289,7 +295,10 @@ export class Sequences implements SequencePages {
       if (!this.awaitAnswer(s, s.draftBox!) || this.schedule.phase(s.id) !== 'decoding') continue;
       const proposed = s.draftBox!.answer ?? [];
       s.drafts.set(proposed);
-      this.schedule.setDrafts(s.id, this.roomForDrafts(s, Math.min(proposed.length, s.draftLength!.next)));
+      this.schedule.setDrafts(
+        s.id,
+        this.roomForDrafts(s, Math.min(proposed.length, s.draftLength!.next(this.rowPrice.value))),
+      );
     }
   }
 
