@@ -34,7 +34,8 @@ export const MARK = 'sparsify.json';
 /** @throws UsageError when the folder holds something else: it would be mixed up with the result */
 export function requireFree(folder: string): void {
   if (!existsSync(folder)) return;
-  const names = readdirSync(folder);
+  // What a killed run left of the mark itself is no file of anybody else.
+  const names = readdirSync(folder).filter((name) => !(name.startsWith(`.${MARK}.`) && name.endsWith('.tmp')));
   if (names.length === 0 || names.includes(MARK)) return;
   throw new UsageError(`${folder} is there and is not empty`, 'Give a new folder with -o.');
 }
@@ -47,7 +48,10 @@ export const fileTypes =
     return forced ?? (stored === 'F16' || stored === 'BF16' ? stored : 'F32');
   };
 
-/** @param weights rounded to `typeOf` already, adapters merged */
+/**
+ * The mark comes first: a run that is killed in between finds its own folder again.
+ * @param weights rounded to `typeOf` already, adapters merged
+ */
 export async function writeModel(
   folder: string,
   source: WeightSource,
@@ -61,6 +65,7 @@ export async function writeModel(
   } catch (cause) {
     throw new HybridError('IO_FAILED', `cannot create ${folder}: ${(cause as Error).message}`, { cause });
   }
+  await writeFileAtomic(join(folder, MARK), '{}');
   const tensors = parameters
     .filter(({ name }) => !name.includes(':'))
     .map(({ name, shape, begin, size }) => ({
