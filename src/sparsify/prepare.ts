@@ -119,9 +119,9 @@ async function prepareText(
   const tokenizer = patiently(() => createTokenizer(source.tokenizer));
   const encode = (text: string): Int32Array => encodeText(tokenizer, text);
   const given = texts.map(({ name, text, weight }) => ({ name, weight, ids: encode(text) }));
+  checkLength(given, window, heldOutText === null ? window : 0);
   const split = heldOutText === null ? splitHeldOut(given, window) : null;
   const training = split?.texts ?? given;
-  checkLength(training, window);
   const heldOutIds = (split?.heldOut ?? encode(heldOutText!)).subarray(0, HELD_OUT_TOKENS);
   const heldOutWindows = Math.floor(heldOutIds.length / window);
   if (heldOutWindows === 0) {
