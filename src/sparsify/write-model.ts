@@ -45,7 +45,9 @@ export function requireFree(folder: string): void {
     throw new UsageError(`-o ${folder}: expected a folder, found a file`, 'Give a new folder with -o.');
   }
   // What a killed run left of the mark itself is no file of anybody else.
-  const names = readdirSync(folder).filter((name) => !(name.startsWith(`.${MARK}.`) && name.endsWith('.tmp')));
+  const names = readdirSync(folder).filter(
+    (name) => !(name.startsWith(`.${MARK}.`) && name.endsWith('.tmp')),
+  );
   if (names.length === 0 || names.includes(MARK)) return;
   throw new UsageError(`${folder} is there and is not empty`, 'Give a new folder with -o.');
 }
