@@ -7,6 +7,7 @@
  * once: three products forward and backward for every weight and token, and three for the scores and the mixing of
  * the attention. All in one process, products and training in turn, medians.
  */
+import { once } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { parseArgs } from 'node:util';
@@ -139,10 +140,8 @@ function multiplications(config, parameters) {
 }
 
 /** The worker's next message. @param message sent to it first, unless null */
-function answer(worker, message) {
-  return new Promise((resolve, reject) => {
-    worker.once('message', resolve);
-    worker.once('error', reject);
-    if (message !== null) worker.postMessage(message);
-  });
+async function answer(worker, message) {
+  const next = once(worker, 'message');
+  if (message !== null) worker.postMessage(message);
+  return (await next)[0];
 }
