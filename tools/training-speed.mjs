@@ -10,6 +10,7 @@
 import { once } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+import { performance } from 'node:perf_hooks';
 import { parseArgs } from 'node:util';
 import { f32Tensor, OnnxSession } from '../dist/onnx/session.js';
 import { GraphBuilder, int } from '../dist/onnx/graph-builder.js';
