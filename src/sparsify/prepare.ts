@@ -116,6 +116,12 @@ async function prepareText(
     ...(config.block.layers ?? []).map((layer) => layer.window ?? Infinity),
   );
   if (window > longest) throw new UsageError(`--window ${window}: the model's context is ${longest}`);
+  if (options.batchTokens !== undefined && options.batchTokens < window) {
+    throw new UsageError(
+      `--batch-tokens ${options.batchTokens} is less than one window of ${window} tokens`,
+      'Give more, or a smaller --window.',
+    );
+  }
   const tokenizer = patiently(() => createTokenizer(source.tokenizer));
   const encode = (text: string): Int32Array => encodeText(tokenizer, text);
   const given = texts.map(({ name, text, weight }) => ({ name, weight, ids: encode(text) }));

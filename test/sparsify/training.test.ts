@@ -187,6 +187,9 @@ describe('sparsify refuses before the first step', () => {
   it('a window longer than the context', () =>
     refused(run(model(), 'x', { window: 4096 }), 'USAGE', /context/));
 
+  it('steps of less than a window', () =>
+    refused(run(model(), 'x', { batchTokens: 15 }), 'USAGE', /less than one window of 16/));
+
   it('stages that end after the steps', () =>
     refused(run(model(), 'x', { stages: [{ lambda: 0, end: 99 }] }), 'USAGE', /end at step 99/));
 
