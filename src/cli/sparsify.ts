@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { Option, type Command } from 'commander';
 import { UsageError } from '../errors.js';
+import { createAtomic } from '../io/atomic-write.js';
 import type { TaskResult } from '../tasks/evaluate-tasks.js';
 import type { Comparison } from '../sparsify/compare.js';
 import type { FileType } from '../sparsify/final-weights.js';
@@ -13,6 +14,7 @@ import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
 import { outputOptions, threadsOption } from './options.js';
 import { byteSize, collect, decimal, list, oneOf, share, wholeNumber } from './parse.js';
+import type { Extras } from './sparsify-extras.js';
 import { shiftToText, sparsifyToText } from './sparsify-text.js';
 import { readTextFile } from './text-file.js';
 
@@ -40,11 +42,13 @@ interface SparsifyFlags {
   adapters: number;
   seed?: number;
   evalEvery?: number;
+  checkpointEvery?: number;
   dtype?: 'f16' | 'bf16' | 'f32';
   memory?: number;
   threads?: number;
   report?: string;
   profile?: boolean;
+  quick?: boolean;
   tasks?: string[];
 }
 
@@ -124,6 +128,15 @@ export function registerSparsify(program: Command, context: CliContext): void {
       whole('--eval-every <n>', 'steps between measurements (default: a quarter)', '--eval-every', 1, 1e8),
     )
     .addOption(
+      whole(
+        '--checkpoint-every <n>',
+        'steps between checkpoints (default: one a minute)',
+        '--checkpoint-every',
+        1,
+        1e8,
+      ),
+    )
+    .addOption(
       new Option('--dtype <type>', 'of the written weights (default: as they were)').choices([
         'f16',
         'bf16',
@@ -138,6 +151,7 @@ export function registerSparsify(program: Command, context: CliContext): void {
     .addOption(threadsOption())
     .option('--report <file>', 'write an HTML report')
     .option('--profile', 'profile and bench every result: recall, predicted sparsity, speed')
+    .option('--quick', 'with --profile: fewer samples, sketches only')
     .option('--tasks <files...>', 'score every result on files of lm_eval --log_samples');
   outputOptions(command)
     .addHelpText('after', EXAMPLES)
@@ -159,7 +173,10 @@ async function sparsifyCommand(context: CliContext, argument: string, flags: Spa
   const texts = textsOf(flags.text);
   const path = modelPath(argument);
   const { sparsify } = await import('../sparsify/sparsify.js');
-  const { tasksOf, comparisonsOf } = await import('./sparsify-extras.js');
+  const { measureExtras } = await import('./sparsify-extras.js');
+  const tasksToRun = flags.tasks ? (await import('../tasks/samples.js')).readTasks(flags.tasks) : null;
+  if (flags.report !== undefined) requireWritable(flags.report);
+  let extras: Extras = { tasks: null, comparisons: null };
   const result = await sparsify(path, flags.out, {
     ...trainingOptions(flags),
     texts,
@@ -173,12 +190,19 @@ async function sparsifyCommand(context: CliContext, argument: string, flags: Spa
     thresholds: flags.thresholds,
     dtype: flags.dtype ? (flags.dtype.toUpperCase() as FileType) : null,
     memoryBytes: flags.memory,
+    checkpointEvery: flags.checkpointEvery,
     signal: context.signal,
     onProgress: context.progress.report,
     onNote: (line) => context.note(line),
+    whenWritten: async (written) => {
+      if (!tasksToRun && !flags.profile) return;
+      extras = await measureExtras(context, written, {
+        ...{ texts, tasks: tasksToRun, threads: flags.threads },
+        ...{ profile: flags.profile ?? false, quick: flags.quick ?? false },
+      });
+    },
   });
-  const tasks = flags.tasks ? await tasksOf(context, result, flags.tasks) : null;
-  const comparisons = flags.profile ? await comparisonsOf(context, result, texts, flags.threads) : null;
+  const { tasks, comparisons } = extras;
   context.progress.finish();
   if (flags.report !== undefined) {
     const { writeSparsifyReport } = await import('../sparsify/report-html.js');
@@ -203,6 +227,9 @@ async function shiftOnlyCommand(context: CliContext, argument: string, flags: Sp
   if (context.json) context.printJson({ ...rest, ...chosen, artifacts: { model: folder, report: null } });
   else context.print(shiftToText(result));
 }
+
+/** Found out before a training of hours, not after it. @throws HybridError IO_FAILED */
+const requireWritable = (path: string): void => createAtomic(path).discard();
 
 function trainingOptions(flags: SparsifyFlags) {
   return {

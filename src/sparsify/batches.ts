@@ -33,12 +33,18 @@ export function splitHeldOut(
   };
 }
 
-/** @throws UsageError when a text has not one window and the token that follows it */
-export function checkLength(texts: readonly TrainingText[], window: number): void {
+/**
+ * @param heldOut tokens at the end of a text that are not trained on
+ * @throws UsageError when a text has not one window and the token that follows it
+ */
+export function checkLength(texts: readonly TrainingText[], window: number, heldOut: number): void {
   for (const { name, ids } of texts) {
-    if (ids.length > window) continue;
+    const needed = window + 1 + heldOut;
+    if (ids.length >= needed) continue;
+    const and = heldOut > 0 ? `, and ${heldOut} held out` : '';
     throw new UsageError(
-      `--text ${name}: ${ids.length} tokens for training, one window needs ${window + 1}`,
+      `--text ${name} has ${ids.length} tokens, expected at least ${needed}: ` +
+        `a window of ${window} and the token after it${and}`,
       'Give a longer text, or a smaller --window.',
     );
   }

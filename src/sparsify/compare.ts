@@ -32,7 +32,7 @@ export interface Comparison {
 
 export interface CompareOptions {
   texts: readonly { name: string; text: string }[];
-  /** Fewer samples and tokens. @default false */
+  /** Profiles of fewer samples. @default false */
   quick?: boolean;
   threads?: number;
   signal?: AbortSignal;
@@ -40,7 +40,9 @@ export interface CompareOptions {
 }
 
 const QUANT = 'q8';
-const ROUNDS = 5;
+/** A round of a small model takes milliseconds, and a single interruption moves it: more of them. */
+const ROUNDS = { small: 41, large: 5 };
+const SMALL_FFN = 2 ** 22;
 
 interface Shape {
   hiddenSize: number;
@@ -86,7 +88,7 @@ async function compareOne(
         }),
     })),
     maxContext: config.maxContext,
-    rounds: ROUNDS,
+    rounds: config.hiddenSize * config.intermediateSize < SMALL_FFN ? ROUNDS.small : ROUNDS.large,
     signal,
     onProgress: (done, total) => onProgress?.({ stage: `bench ${setting}`, done, total, unit: 'steps' }),
   });

@@ -61,12 +61,12 @@ export function trainingGraph(options: TrainingGraphOptions): BuiltGraph {
   const ce = t.apply(op.neg, t.apply(op.mean(), t.apply(op.pick, logP, labels)));
   const sizes = layers.map(({ x1 }) => t.apply(op.sum(), t.apply(op.abs, x1)));
   const l1 = t.apply(op.mul, total(t, sizes), t.scalar(1 / (n * config.layers)));
-  const kl = distill > 0 ? divergence(t, options, ids, logP) : t.scalar(0);
+  const { kl, passing } = distill > 0 ? divergence(t, options, ids, logP) : { kl: t.scalar(0), passing: 0 };
 
   let loss = distill < 1 ? t.apply(op.mul, ce, t.scalar(1 - distill)) : t.scalar(0);
   if (distill > 0) loss = t.apply(op.add, loss, t.apply(op.mul, kl, t.scalar(distill)));
   if (options.l1) loss = t.apply(op.add, loss, t.apply(op.mul, lambda, l1));
-  const activationBytes = 4 * t.computedElements;
+  const activationBytes = 4 * (t.computedElements - passing);
 
   const gradients = t.gradients(
     loss,
@@ -79,17 +79,27 @@ export function trainingGraph(options: TrainingGraphOptions): BuiltGraph {
   return { model: t.g.build(), activationBytes };
 }
 
-/** KL(original || model), mean over tokens: the original runs beside the model, with its own activation. */
-function divergence(t: Tape, options: TrainingGraphOptions, ids: Value, logP: Value): Value {
+/**
+ * KL(original || model), mean over tokens: the original runs beside the model, with its own activation.
+ * @returns with it how many values of the original no backward pass needs
+ */
+function divergence(
+  t: Tape,
+  options: TrainingGraphOptions,
+  ids: Value,
+  logP: Value,
+): { kl: Value; passing: number } {
   const { config, parameters, batch } = options;
   const own = parameters.filter(({ name }) => !name.includes(':'));
   const weights = weightsFrom(t, weightInputs(t, own, TEACHER));
   const activation = activationOperator({ kind: 'silu' });
+  const before = t.computedElements;
   const { logits } = forward(t, config, weights, ids, batch, activation);
+  const passing = t.computedElements - before;
   const logTeacher = t.apply(op.logSoftmax, logits);
   const gap = t.apply(op.sub, logTeacher, logP);
   const perToken = t.apply(op.sum([-1]), t.apply(op.mul, t.apply(op.exp, logTeacher), gap));
-  return t.apply(op.mean(), perToken);
+  return { kl: t.apply(op.mean(), perToken), passing };
 }
 
 export const TEACHER = 'teacher:';

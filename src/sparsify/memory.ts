@@ -14,9 +14,11 @@ export interface MemoryNeed {
   total: number;
 }
 
-/** Node with this program and onnxruntime, and what one more lane of them takes before any model. */
-const BASE_BYTES = 150 << 20;
+/** Node with this program, onnxruntime and the text, and what one more lane of them takes before any model. */
+const BASE_BYTES = 200 << 20;
 const LANE_BYTES = 60 << 20;
+/** Node looks for results that nobody needs any more after so many new bytes of them, in every thread. */
+const UNCOLLECTED_BYTES = 64 << 20;
 /**
  * Of the values that the forward pass computes: many are freed before the backward pass needs room, and its own
  * take their place. Measured with 2 and 4 windows of the demo model.
@@ -39,7 +41,8 @@ export function memoryNeed(prepared: Prepared, setting: Setting): MemoryNeed {
   // Kept, copied into the update, and coming out of it with the weights.
   const moments = trained * (2 + 3 + 3);
   const activations = Math.round(KEPT_SHARE * activationBytes) * lanes;
-  const total = BASE_BYTES + LANE_BYTES * lanes + weights + gradients + moments + activations;
+  const base = BASE_BYTES + LANE_BYTES * lanes + UNCOLLECTED_BYTES * (lanes + 1);
+  const total = base + weights + gradients + moments + activations;
   return { weights, gradients, moments, activations, total };
 }
 

@@ -116,12 +116,18 @@ async function prepareText(
     ...(config.block.layers ?? []).map((layer) => layer.window ?? Infinity),
   );
   if (window > longest) throw new UsageError(`--window ${window}: the model's context is ${longest}`);
+  if (options.batchTokens !== undefined && options.batchTokens < window) {
+    throw new UsageError(
+      `--batch-tokens ${options.batchTokens} is less than one window of ${window} tokens`,
+      'Give more, or a smaller --window.',
+    );
+  }
   const tokenizer = patiently(() => createTokenizer(source.tokenizer));
   const encode = (text: string): Int32Array => encodeText(tokenizer, text);
   const given = texts.map(({ name, text, weight }) => ({ name, weight, ids: encode(text) }));
+  checkLength(given, window, heldOutText === null ? window : 0);
   const split = heldOutText === null ? splitHeldOut(given, window) : null;
   const training = split?.texts ?? given;
-  checkLength(training, window);
   const heldOutIds = (split?.heldOut ?? encode(heldOutText!)).subarray(0, HELD_OUT_TOKENS);
   const heldOutWindows = Math.floor(heldOutIds.length / window);
   if (heldOutWindows === 0) {

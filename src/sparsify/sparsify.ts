@@ -50,6 +50,10 @@ export interface SparsifyOptions extends TrainingOptions {
   signal?: AbortSignal;
   onProgress?: OnProgress;
   onNote?: (line: string) => void;
+  /** What else is measured on the results. The trainings are forgotten after it: until then a stop costs little. */
+  whenWritten?: (result: SparsifyResult) => Promise<void>;
+  /** Steps between checkpoints. @default a minute's */
+  checkpointEvery?: number;
 }
 
 export interface SettingResult {
@@ -138,6 +142,7 @@ export async function sparsify(path: string, out: string, options: SparsifyOptio
     for (const setting of results) {
       await writeFileAtomic(join(setting.folder, MARK), JSON.stringify({ ...result, settings: [setting] }));
     }
+    await options.whenWritten?.(result);
     for (const folder of work) folder.remove();
     return result;
   } finally {

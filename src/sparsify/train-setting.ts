@@ -1,11 +1,10 @@
 /** A setting's training as a whole: its work folder, its trainer, and what comes out. */
-import type { OnProgress } from '../io/progress.js';
 import { WorkFolder } from '../profiler/work-folder.js';
 import type { Progress } from './checkpoint.js';
 import { trainingIdentity, type Prepared } from './prepare.js';
 import { usesL1, type Setting } from './settings.js';
 import { Trainer } from './trainer.js';
-import { runTraining } from './training.js';
+import { runTraining, type TrainingContext } from './training.js';
 
 /**
  * @param use gets the trained model while it can still be measured
@@ -14,7 +13,7 @@ import { runTraining } from './training.js';
 export async function trainSetting<T>(
   prepared: Prepared,
   setting: Setting,
-  hooks: { signal?: AbortSignal; onProgress?: OnProgress },
+  hooks: Pick<TrainingContext, 'signal' | 'onProgress' | 'checkpointEvery'>,
   use: (trainer: Trainer, progress: Progress, folder: WorkFolder) => Promise<T>,
 ): Promise<T> {
   const folder = await WorkFolder.open(trainingIdentity(prepared, setting), 'sparsify');
@@ -24,7 +23,7 @@ export async function trainSetting<T>(
     const { plan, texts, heldOut, parameters } = prepared;
     const progress = await runTraining(trainer, setting, plan, {
       ...{ folder, texts, heldOut, parameters },
-      ...{ signal: hooks.signal, onProgress: hooks.onProgress },
+      ...{ signal: hooks.signal, onProgress: hooks.onProgress, checkpointEvery: hooks.checkpointEvery },
     });
     return await use(trainer, progress, folder);
   } finally {

@@ -32,7 +32,7 @@ export interface TrainingContext {
   parameters: readonly Parameter[];
   signal?: AbortSignal;
   onProgress?: OnProgress;
-  /** Milliseconds between checkpoints. @default 60000 */
+  /** Steps between checkpoints. @default as many as a minute has */
   checkpointEvery?: number;
 }
 
@@ -108,7 +108,9 @@ export async function runTraining(
     }
     if (point.perplexity !== null || progress.step % thin === 0) progress.history.push(point);
     report();
-    if (last || Date.now() - saved >= (context.checkpointEvery ?? CHECKPOINT_MS)) {
+    const every = context.checkpointEvery;
+    const due = every ? progress.step % every === 0 : Date.now() - saved >= CHECKPOINT_MS;
+    if (last || due) {
       await save();
       saved = Date.now();
     }

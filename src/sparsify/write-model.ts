@@ -5,8 +5,8 @@
  *     fatrelu   SparseLlamaForCausalLM, model_type sparsellama, hidden_act_param: ProSparse's code
  *     shifted   max(g - b, 0) is a ReLU after a gate with bias -b: hidden_act relu, mlp_bias, biases in the file
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
 import { HybridError, UsageError } from '../errors.js';
 import { createAtomic, writeFileAtomic } from '../io/atomic-write.js';
 import { HUGGING_FACE } from '../model/tensor-names.js';
@@ -31,12 +31,40 @@ export function fileName(name: string): string {
 
 export const MARK = 'sparsify.json';
 
-/** @throws UsageError when the folder holds something else: it would be mixed up with the result */
+/**
+ * What would end a training of hours is found out before it.
+ * @throws UsageError when the folder holds something else: it would be mixed up with the result;
+ * HybridError IO_FAILED when it cannot be made
+ */
 export function requireFree(folder: string): void {
-  if (!existsSync(folder)) return;
-  const names = readdirSync(folder);
+  if (!existsSync(folder)) {
+    for (const made of makeFolder(folder).reverse()) rmdirSync(made);
+    return;
+  }
+  if (!statSync(folder).isDirectory()) {
+    throw new UsageError(`-o ${folder}: expected a folder, found a file`, 'Give a new folder with -o.');
+  }
+  // What a killed run left of the mark itself is no file of anybody else.
+  const names = readdirSync(folder).filter(
+    (name) => !(name.startsWith(`.${MARK}.`) && name.endsWith('.tmp')),
+  );
   if (names.length === 0 || names.includes(MARK)) return;
   throw new UsageError(`${folder} is there and is not empty`, 'Give a new folder with -o.');
+}
+
+/** One level after the other: Node's own recursion does not end under /proc. @returns the folders it made */
+function makeFolder(folder: string): string[] {
+  if (existsSync(folder)) return [];
+  const above = makeFolder(dirname(resolve(folder)));
+  try {
+    mkdirSync(folder);
+  } catch (cause) {
+    throw new HybridError('IO_FAILED', `cannot create ${folder}: ${(cause as Error).message}`, {
+      hint: 'Give a folder with -o that you may write to.',
+      cause,
+    });
+  }
+  return [...above, folder];
 }
 
 /** The type every tensor is written in: the source's, where it is a plain one. */
@@ -47,7 +75,10 @@ export const fileTypes =
     return forced ?? (stored === 'F16' || stored === 'BF16' ? stored : 'F32');
   };
 
-/** @param weights rounded to `typeOf` already, adapters merged */
+/**
+ * The mark comes first: a run that is killed in between finds its own folder again.
+ * @param weights rounded to `typeOf` already, adapters merged
+ */
 export async function writeModel(
   folder: string,
   source: WeightSource,
@@ -56,11 +87,8 @@ export async function writeModel(
   activation: Activation,
   typeOf: (name: string) => FileType,
 ): Promise<void> {
-  try {
-    mkdirSync(folder, { recursive: true });
-  } catch (cause) {
-    throw new HybridError('IO_FAILED', `cannot create ${folder}: ${(cause as Error).message}`, { cause });
-  }
+  makeFolder(folder);
+  await writeFileAtomic(join(folder, MARK), '{}');
   const tensors = parameters
     .filter(({ name }) => !name.includes(':'))
     .map(({ name, shape, begin, size }) => ({

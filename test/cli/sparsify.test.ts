@@ -89,6 +89,32 @@ describe('sparsify', () => {
     expect(existsSync(scratch('never'))).toBe(false);
   });
 
+  it('profiles and benches every result with --profile', async () => {
+    write();
+    const model = writeTinyFolder({ hiddenAct: 'silu', layers: 1 });
+    const [out, report] = [scratch('profiled'), scratch('profiled.html')];
+    const result = await json<{ settings: { setting: string; profile: Record<string, unknown> | null }[] }>([
+      ...['sparsify', model, '--text', text, '--settings', 'original,shifted,prosparse', '-o', out],
+      ...['--profile', '--quick', '--report', report, ...SMALL],
+    ]);
+    expect(result).toMatchObject({ code: 0 });
+    const figure = expect.any(Number) as number;
+    const step = { dense: figure, sparse: figure, times: figure };
+    const speeds = { dense: figure, exact: figure, predicted: figure };
+    const [original, ...sparse] = result.settings;
+    expect(original.profile).toMatchObject({
+      ...{ recall: null, predictedSparsity: null, s2: null, s3: null },
+      tokensPerSecond: { dense: figure, exact: null, predicted: null },
+    });
+    for (const { profile } of sparse) {
+      expect(profile).toMatchObject({ recall: figure, predictedSparsity: figure, sparsity: figure });
+      expect(profile).toMatchObject({ tokensPerSecond: speeds, s2: step, s3: step });
+    }
+    expect(readFileSync(report, 'utf8')).toContain('Predictors and speed');
+    for (const file of ['profiles/prosparse.profile', 'predictors/shifted.predictor'])
+      expect(existsSync(`${out}/${file}`), file).toBe(true);
+  });
+
   it('shifts the threshold of a ReLU model', async () => {
     write();
     const out = scratch('shifted');

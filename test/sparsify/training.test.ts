@@ -178,7 +178,7 @@ describe('sparsify refuses before the first step', () => {
     refused(
       run(model(), 'x', { texts: [{ name: 'short.txt', text: 'too short', weight: 1 }] }),
       'USAGE',
-      /short\.txt: .* one window needs 17/,
+      /short\.txt has \d tokens, expected at least 33/,
     ));
 
   it('a held-out text that is too short', () =>
@@ -186,6 +186,9 @@ describe('sparsify refuses before the first step', () => {
 
   it('a window longer than the context', () =>
     refused(run(model(), 'x', { window: 4096 }), 'USAGE', /context/));
+
+  it('steps of less than a window', () =>
+    refused(run(model(), 'x', { batchTokens: 15 }), 'USAGE', /less than one window of 16/));
 
   it('stages that end after the steps', () =>
     refused(run(model(), 'x', { stages: [{ lambda: 0, end: 99 }] }), 'USAGE', /end at step 99/));
