@@ -9,6 +9,7 @@ import { Engine, type EngineOptions, type GenerateRequest } from '../engine/engi
 import { resolveOptions, wholeNumber } from '../engine/options.js';
 import type { FfnPlan } from '../engine/ffn-plan.js';
 import type { SamplingOptions } from '../engine/sampler.js';
+import type { LayerDensity } from '../engine/stats.js';
 import { UsageError } from '../errors.js';
 import type { OpenedGpu } from '../gpu/open-gpu.js';
 import type { GpuChoice } from '../gpu/providers.js';
@@ -76,6 +77,11 @@ export interface GenerateOptions extends Partial<Omit<SamplingOptions, 'logitBia
   signal?: AbortSignal;
   /** Prompt tokens done so far. */
   onPrompt?: (done: number, total: number) => void;
+  /**
+   * Watch the layers while the answer is written: means over the `tokens` tokens since the last call, 25 times
+   * a second at most, and once at the end. Together the calls cover the answer after its first token.
+   */
+  onLayers?: (layers: LayerDensity[], tokens: number) => void;
 }
 
 const DEFAULT_MAX_TOKENS = 256;
@@ -264,7 +270,7 @@ export class HybridModel implements AsyncDisposable {
     const local = new AbortController();
     const signal = options.signal ? AbortSignal.any([options.signal, local.signal]) : local.signal;
     const stopIds = options.ignoreEos ? [] : [...new Set([...this.config.eosIds, ...this.tokenizer.eosIds])];
-    const { measureRecall, logprobs, logitBias, mask, cachePrompt, onPrompt } = options;
+    const { measureRecall, logprobs, logitBias, mask, cachePrompt, onPrompt, onLayers } = options;
     const run = async (emit: (piece: GenerationPiece) => void): Promise<GenerationResult> => {
       const stream = new TextStream(this.tokenizer.streamDecoder(), stops);
       let text = '';
@@ -284,6 +290,7 @@ export class HybridModel implements AsyncDisposable {
         cachePrompt,
         signal,
         onPrompt,
+        onLayers,
         onTokens: (tokens, theirs) => {
           onFirst?.();
           send({ text: stream.push(tokens), tokens, logprobs: theirs });
