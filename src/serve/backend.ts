@@ -5,6 +5,8 @@
 import type { GenerateOptions, HybridModel } from '../api/hybrid-model.js';
 import type { RunStats } from '../engine/engine.js';
 import type { LayerDensity } from '../engine/stats.js';
+import type { ChatForm } from '../model/chat.js';
+import type { Tokenizer } from '../model/tokenizer.js';
 import type { TokenizerFiles } from '../model/types.js';
 
 export interface SamplingRequest {
@@ -60,7 +62,11 @@ export interface Backend {
   readonly bosId: number | null;
   /** Tokens that end a text. */
   readonly eosIds: readonly number[];
-  readonly tokenizer: TokenizerFiles;
+  readonly tokenizer: Tokenizer;
+  /** For the thread that encodes prompts. */
+  readonly tokenizerFiles: TokenizerFiles;
+  /** Null: the model does not chat. */
+  readonly chatForm: ChatForm | null;
   /** Sequences that run at once. */
   readonly slots: number;
   /** Tokens of an answer whose request names no limit. */
@@ -105,8 +111,16 @@ export class HybridBackend implements Backend {
     return [...new Set([...this.model.config.eosIds, ...this.model.tokenizer.eosIds])];
   }
 
-  get tokenizer(): TokenizerFiles {
+  get tokenizer(): Tokenizer {
+    return this.model.tokenizer;
+  }
+
+  get tokenizerFiles(): TokenizerFiles {
     return this.model.engine.pack.header.tokenizer;
+  }
+
+  get chatForm(): ChatForm | null {
+    return this.model.chatForm;
   }
 
   get defaultMaxTokens(): number {
@@ -129,24 +143,10 @@ export class HybridBackend implements Backend {
   }
 
   embed(prompts: readonly (readonly number[])[], signal: AbortSignal): Promise<Float32Array[]> {
-    return Promise.all(
-      prompts.map(async (tokens) => {
-        const { hidden } = await this.model.engine.logits({ tokens, logits: false, hidden: true, signal });
-        return meanDirection(hidden!, tokens.length);
-      }),
-    );
+    return this.model.embed(prompts, signal);
   }
 
   close(): Promise<void> {
     return this.model.close();
   }
-}
-
-/** The mean of rows, scaled to length 1. @param rows f32 [n][hiddenSize] */
-function meanDirection(rows: Float32Array, n: number): Float32Array {
-  const width = rows.length / n;
-  const sum = new Float64Array(width);
-  for (let i = 0; i < rows.length; i++) sum[i % width] += rows[i];
-  const length = Math.hypot(...sum) || 1;
-  return Float32Array.from(sum, (value) => value / length);
 }

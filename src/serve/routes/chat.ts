@@ -91,7 +91,7 @@ export async function chat(c: ServeContext, service: Service): Promise<Response>
     sequences: sequencesOf([prompt], n, body.seed),
     sampling: {
       ...sampling,
-      stop: [...sampling.stop!, ...model.templateStops],
+      stop: [...sampling.stop!, ...model.chatStops],
       logprobs: top,
       measureRecall: body.hybrid_infer?.measure_recall,
     },

@@ -130,7 +130,7 @@ export async function responses(c: ServeContext, service: Service): Promise<Resp
     sequences: sequencesOf([prompt], 1, body.seed),
     sampling: {
       ...sampling,
-      stop: [...sampling.stop!, ...model.templateStops],
+      stop: [...sampling.stop!, ...model.chatStops],
       measureRecall: body.hybrid_infer?.measure_recall,
     },
     mask: grammar ? () => model.mask(grammar) : undefined,
