@@ -43,8 +43,8 @@ export interface GenerationEvents {
   onText(piece: string): void;
   /** Before the text that holds the token; only when log probabilities were asked for. */
   onToken?(token: TokenLogprob): void;
-  /** Densities of every layer of what was generated so far. */
-  onLayers?(layers: readonly LayerDensity[]): void;
+  /** Densities of every layer over the last `tokens` tokens, while the answer is written. */
+  onLayers?(layers: readonly LayerDensity[], tokens: number): void;
 }
 
 export interface BackendResult {
@@ -132,14 +132,13 @@ export class HybridBackend implements Backend {
     request: SamplingRequest,
     events: GenerationEvents,
   ): Promise<BackendResult> {
-    const generation = this.model.generate(prompt, request satisfies GenerateOptions);
+    const options: GenerateOptions = { ...request, onLayers: events.onLayers };
+    const generation = this.model.generate(prompt, options);
     for await (const { text, logprobs } of generation.pieces()) {
       for (const token of logprobs ?? []) events.onToken?.(token);
       if (text !== '') events.onText(text);
     }
-    const result = await generation;
-    events.onLayers?.(result.layers);
-    return result;
+    return generation;
   }
 
   embed(prompts: readonly (readonly number[])[], signal: AbortSignal): Promise<Float32Array[]> {

@@ -31,7 +31,7 @@ export interface JobOptions {
 export interface JobEvents {
   onText?(index: number, piece: string): void;
   onToken?(index: number, token: TokenLogprob): void;
-  onLayers?(layers: readonly LayerDensity[]): void;
+  onLayers?(index: number, layers: readonly LayerDensity[], tokens: number): void;
 }
 
 export class Job {
@@ -115,7 +115,7 @@ export class Job {
             events.onText?.(index, piece);
           },
           onToken: events.onToken && ((token) => events.onToken!(index, token)),
-          onLayers: events.onLayers && ((layers) => events.onLayers!(layers)),
+          onLayers: events.onLayers && ((layers, tokens) => events.onLayers!(index, layers, tokens)),
         },
       );
       if (result.stopReason === 'abort') throw this.abortError();
