@@ -37,15 +37,20 @@ export interface JobEvents {
 export class Job {
   private readonly began = performance.now();
   private readonly stopper = new AbortController();
-  private readonly timeout: AbortSignal;
   private readonly signal: AbortSignal;
+  /** Not AbortSignal.timeout: that one keeps what listens to it until the time is up, answered or not. */
+  private readonly timer: NodeJS.Timeout;
+  private late = false;
   private first: Slot | null = null;
   /** Of each sequence: its first text is there, or it has ended. */
   private readonly begun: { promise: Promise<void>; resolve: () => void }[];
 
   private constructor(private readonly options: JobOptions) {
-    this.timeout = AbortSignal.timeout(options.limits.requestMs);
-    this.signal = AbortSignal.any([options.client, this.stopper.signal, this.timeout]);
+    this.signal = AbortSignal.any([options.client, this.stopper.signal]);
+    this.timer = setTimeout(() => {
+      this.late = true;
+      this.stop();
+    }, options.limits.requestMs);
     this.begun = options.sequences.map(() => {
       let resolve!: () => void;
       const promise = new Promise<void>((done) => (resolve = done));
@@ -72,8 +77,13 @@ export class Job {
     }
     model.admission.requireRoom(sequences.length);
     const job = new Job(options);
-    job.first = await job.slot();
-    return job;
+    try {
+      job.first = await job.slot();
+      return job;
+    } catch (error) {
+      clearTimeout(job.timer);
+      throw error;
+    }
   }
 
   /** Ends all sequences: the client does not read any more. */
@@ -89,6 +99,8 @@ export class Job {
       this.stop();
       await Promise.allSettled(results);
       throw error;
+    } finally {
+      clearTimeout(this.timer);
     }
   }
 
@@ -146,7 +158,7 @@ export class Job {
   }
 
   private abortError(): ApiError {
-    if (!this.timeout.aborted) return clientGone();
+    if (!this.late) return clientGone();
     const seconds = this.options.limits.requestMs / 1000;
     return new ApiError(504, `the request took longer than ${seconds} s`, { code: 'request_timeout' });
   }
