@@ -265,9 +265,11 @@ const residentMiB = (pid) =>
 
 // ---- the run ----------------------------------------------------------------------------------------------
 
-const server = await startServer([
-  ...['--chat-template', 'plain', '--context', '64', '--threads', '1', '--max-queue', '1000'],
-]);
+const server = await startServer(
+  ['--chat-template', 'plain', '--context', '64', '--threads', '1', '--max-queue', '1000'],
+  // So little that garbage has to go: what grows beyond it is kept by somebody, and ends the server.
+  ['--max-old-space-size=96'],
+);
 const dispatcher = new Agent({ connections: clients, pipelining: 1, maxHeaderSize: 1 << 16 });
 const statuses = {};
 const wrong = [];

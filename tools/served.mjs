@@ -6,10 +6,11 @@ const MAIN = new URL('../dist/cli/main.js', import.meta.url).pathname;
 
 /**
  * @param options of `serve`, and models
+ * @param nodeOptions of the process
  * @returns its address, its process id, and `stop`, which drains it and gives its exit code
  */
-export async function startServer(options) {
-  const args = [MAIN, 'serve', '--port', '0', '--json', '--log-level', 'error', ...options];
+export async function startServer(options, nodeOptions = []) {
+  const args = [...nodeOptions, MAIN, 'serve', '--port', '0', '--json', '--log-level', 'error', ...options];
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
   const ended = new Promise((done) => child.once('close', done));
   let text = '';

@@ -167,6 +167,7 @@ export function pageClient(): void {
     const box = show('assistant', chatting ? '' : prompt);
     box.classList.add('writing');
     find('strip').classList.add('writing');
+    find('stats').textContent = '';
     const body = box.querySelector('.body')!;
     let written = '';
     const add = (chunk: Chunk): void => {
