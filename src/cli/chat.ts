@@ -19,6 +19,7 @@ import {
   type PlanFlags,
 } from './options.js';
 import { decimal, wholeNumber } from './parse.js';
+import { statsLine } from './stats-line.js';
 
 interface ChatFlags extends EngineFlags, PlanFlags {
   system?: string;
@@ -170,7 +171,7 @@ class Repl {
         this.session = await this.model.restoreSession(required(text, '/load'));
         return context.note(`${this.lengthOfTalk()} from ${text}`);
       case '/stats':
-        return context.note(this.last ? statsOf(this.last) : 'no answer yet');
+        return context.note(this.last ? statsLine(this.last, this.model.gpuNote) : 'no answer yet');
       case '/retry': {
         const question = session.retract();
         if (question === null) throw new UsageError('there is nothing to answer again');
@@ -245,15 +246,4 @@ class Repl {
 function required(text: string, command: string): string {
   if (text === '') throw new UsageError(`${command} takes the name of a file`);
   return text;
-}
-
-function statsOf({ stats }: GenerationResult): string {
-  const percent = (share: number | null): string =>
-    share === null ? 'not measured' : `${(100 * share).toFixed(2)} %`;
-  return [
-    `prompt ${stats.promptTokens} tokens (${stats.cachedPromptTokens} cached) at ${stats.promptTokensPerSecond.toFixed(1)} tokens/s`,
-    `answer ${stats.generatedTokens} tokens at ${stats.decodeTokensPerSecond.toFixed(1)} tokens/s`,
-    `ffn ${stats.ffnMode}, sparsity ${percent(stats.sparsity)}, predicted ${percent(stats.predictedSparsity)}, recall ${percent(stats.recall)}`,
-    `${stats.kernels}, ${stats.threads} threads, ${(stats.bytesPerToken / 1e6).toFixed(1)} MB read a token`,
-  ].join('\n');
 }

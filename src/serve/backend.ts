@@ -4,14 +4,17 @@
  */
 import type { GenerateOptions, HybridModel } from '../api/hybrid-model.js';
 import type { RunStats } from '../engine/engine.js';
+import type { TokenLogprob } from '../engine/jobs.js';
 import type { LayerDensity } from '../engine/stats.js';
 import type { ChatForm } from '../model/chat.js';
 import type { Tokenizer } from '../model/tokenizer.js';
 import type { TokenizerFiles } from '../model/types.js';
 
+export type { TokenLogprob };
+
 export interface SamplingRequest {
-  /** Most tokens to generate; the context's end ends the text too. */
-  maxTokens: number;
+  /** Most tokens to generate; the context's end ends the text too. @default the model's, else 256 */
+  maxTokens?: number;
   seed: number;
   temperature?: number;
   topP?: number;
@@ -30,12 +33,6 @@ export interface SamplingRequest {
   mask?: (tokens: readonly number[]) => Uint32Array | null;
   measureRecall?: boolean;
   signal: AbortSignal;
-}
-
-export interface TokenLogprob {
-  id: number;
-  logprob: number;
-  top: { id: number; logprob: number }[];
 }
 
 export interface GenerationEvents {
@@ -69,8 +66,6 @@ export interface Backend {
   readonly chatForm: ChatForm | null;
   /** Sequences that run at once. */
   readonly slots: number;
-  /** Tokens of an answer whose request names no limit. */
-  readonly defaultMaxTokens: number;
   /** @throws HybridError CONTEXT_FULL, LANE_FAILED, ... */
   generate(
     prompt: readonly number[],
@@ -81,8 +76,6 @@ export interface Backend {
   embed(prompts: readonly (readonly number[])[], signal: AbortSignal): Promise<Float32Array[]>;
   close(): Promise<void>;
 }
-
-const DEFAULT_MAX_TOKENS = 256;
 
 /** This library's engine. */
 export class HybridBackend implements Backend {
@@ -121,10 +114,6 @@ export class HybridBackend implements Backend {
 
   get chatForm(): ChatForm | null {
     return this.model.chatForm;
-  }
-
-  get defaultMaxTokens(): number {
-    return Math.min(DEFAULT_MAX_TOKENS, this.contextLength);
   }
 
   async generate(

@@ -1,11 +1,11 @@
 /** One API request: a slot for each sequence, an end in time, and an account of what it took. */
 import { randomInt } from 'node:crypto';
-import { setMaxListeners } from 'node:events';
 import { ConstraintError } from '../constrain/index.js';
 import type { LayerDensity } from '../engine/stats.js';
 import type { Slot } from './admission.js';
-import { ApiError, clientGone, invalidRequest } from './api-error.js';
+import { invalidRequest } from './api-error.js';
 import type { BackendResult, SamplingRequest, TokenLogprob } from './backend.js';
+import { Deadline } from './deadline.js';
 import type { Sampling } from './fields.js';
 import type { ServeLimits } from './limits.js';
 import type { Metrics } from './metrics.js';
@@ -36,27 +36,18 @@ export interface JobEvents {
 
 export class Job {
   private readonly began = performance.now();
-  private readonly stopper = new AbortController();
-  private readonly signal: AbortSignal;
-  /** Not AbortSignal.timeout: that one keeps what listens to it until the time is up, answered or not. */
-  private readonly timer: NodeJS.Timeout;
-  private late = false;
+  private readonly deadline: Deadline;
   private first: Slot | null = null;
   /** Of each sequence: its first text is there, or it has ended. */
   private readonly begun: { promise: Promise<void>; resolve: () => void }[];
 
   private constructor(private readonly options: JobOptions) {
-    this.signal = AbortSignal.any([options.client, this.stopper.signal]);
-    this.timer = setTimeout(() => {
-      this.late = true;
-      this.stop();
-    }, options.limits.requestMs);
+    this.deadline = new Deadline(options.client, options.limits.requestMs);
     this.begun = options.sequences.map(() => {
       let resolve!: () => void;
       const promise = new Promise<void>((done) => (resolve = done));
       return { promise, resolve };
     });
-    setMaxListeners(0, this.signal); // every waiting sequence listens
   }
 
   /**
@@ -81,13 +72,13 @@ export class Job {
       job.first = await job.slot();
       return job;
     } catch (error) {
-      clearTimeout(job.timer);
+      job.deadline.clear();
       throw error;
     }
   }
 
   /** Ends all sequences: the client does not read any more. */
-  readonly stop = (): void => this.stopper.abort();
+  readonly stop = (): void => this.deadline.stop();
 
   /** @returns one result a sequence, in their order */
   async run(events: JobEvents = {}): Promise<BackendResult[]> {
@@ -100,7 +91,7 @@ export class Job {
       await Promise.allSettled(results);
       throw error;
     } finally {
-      clearTimeout(this.timer);
+      this.deadline.clear();
     }
   }
 
@@ -118,7 +109,7 @@ export class Job {
     try {
       const result = await model.backend.generate(
         prompt,
-        { ...sampling, seed, mask: mask?.(), signal: this.signal },
+        { ...sampling, seed, mask: mask?.(), signal: this.deadline.signal },
         {
           onText: (piece) => {
             if (silent) metrics.firstText(model.name, (performance.now() - this.began) / 1000);
@@ -130,7 +121,7 @@ export class Job {
           onLayers: events.onLayers && ((layers, tokens) => events.onLayers!(index, layers, tokens)),
         },
       );
-      if (result.stopReason === 'abort') throw this.abortError();
+      if (result.stopReason === 'abort') throw this.deadline.error();
       metrics.finished(model.name, result);
       return result;
     } catch (error) {
@@ -150,17 +141,12 @@ export class Job {
   }
 
   private async slot(): Promise<Slot> {
+    const { signal } = this.deadline;
     try {
-      return await this.options.model.admission.acquire(this.signal);
+      return await this.options.model.admission.acquire(signal);
     } catch (error) {
-      throw this.signal.aborted ? this.abortError() : error;
+      throw signal.aborted ? this.deadline.error() : error;
     }
-  }
-
-  private abortError(): ApiError {
-    if (!this.late) return clientGone();
-    const seconds = this.options.limits.requestMs / 1000;
-    return new ApiError(504, `the request took longer than ${seconds} s`, { code: 'request_timeout' });
   }
 }
 
@@ -185,7 +171,7 @@ export function samplingOf(
   fields: Sampling,
   maxTokens: { value: number | undefined; field: string },
 ): Omit<SamplingRequest, 'seed' | 'signal' | 'mask' | 'logprobs'> {
-  const { contextLength, vocabSize, defaultMaxTokens } = model.backend;
+  const { contextLength, vocabSize } = model.backend;
   if (maxTokens.value !== undefined && maxTokens.value > contextLength) {
     throw invalidRequest(
       `${maxTokens.field}: ${maxTokens.value} is more than the context holds, ${contextLength}`,
@@ -205,7 +191,7 @@ export function samplingOf(
     logitBias[Number(key)] = bias;
   }
   return {
-    maxTokens: maxTokens.value ?? defaultMaxTokens,
+    maxTokens: maxTokens.value,
     temperature: fields.temperature,
     topP: fields.top_p,
     topK: fields.top_k,
