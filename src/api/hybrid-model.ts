@@ -14,7 +14,7 @@ import { UsageError } from '../errors.js';
 import type { OpenedGpu } from '../gpu/open-gpu.js';
 import type { GpuChoice } from '../gpu/providers.js';
 import type { WeightFormat } from '../kernels/layout.js';
-import { chatForm, type ChatForm, type ChatMessage } from '../model/chat.js';
+import { chatForm, noTemplate, type ChatForm, type ChatMessage } from '../model/chat.js';
 import { generationDefaults, type GenerationDefaults } from '../model/generation-defaults.js';
 import { PromptEncoder } from '../model/prompt-encoder.js';
 import { createTokenizer, type Tokenizer } from '../model/tokenizer.js';
@@ -190,6 +190,7 @@ export class HybridModel implements AsyncDisposable {
    * @throws HybridError TEMPLATE_INVALID when a system prompt is given and the model has no chat template
    */
   session(options: SessionOptions = {}): Session {
+    if (options.system !== undefined && !this.chatForm) throw noTemplate();
     return new Session(this, options);
   }
 

@@ -154,6 +154,8 @@ class Repl {
       case '/help':
         return context.note(HELP);
       case '/system':
+        if (text !== '' && !this.model.chatForm)
+          throw new UsageError('without a chat template there is no system prompt', 'See --chat-template.');
         if (text !== '') session.system = text;
         return context.note(session.system === null ? 'no system prompt' : `system: ${session.system}`);
       case '/set':

@@ -118,6 +118,7 @@ describe('a chat', () => {
 
   it('of a model without a template is refused; with a template it is what the rendered text gives', async () => {
     expect(() => model.chat([{ role: 'user', content: 'One.' }])).toThrow(/no chat template/);
+    expect(() => model.session({ system: 'Be brief.' })).toThrow(/no chat template/);
     const { text } = await talker.chat([{ role: 'user', content: 'One.' }], CHAT);
     const rendered = await talker.generate('user: One.\nassistant:', { ...CHAT, stop: '\nuser:' });
     expect(text).toBe(rendered.text);

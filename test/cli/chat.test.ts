@@ -80,6 +80,12 @@ describe('chat, piped', () => {
     expect(turns).toMatchObject(once.turns.map(({ assistant }) => ({ assistant })));
   });
 
+  it('without a template refuses a system prompt', async () => {
+    const given = await json<{ error: { code: string } }>(['chat', '--system', 'x'], 'One.\n');
+    expect([given.code, given.error.code]).toEqual([2, 'TEMPLATE_INVALID']);
+    expect((await json(['chat'], '/system x\n')).code).toBe(2);
+  });
+
   it('takes a system prompt of its own, which /reset leaves and a saved conversation has', async () => {
     const file = scratch('system.json');
     const input = `One.\n/system Be a wolf.\n/reset\nOne.\n/save ${file}\n`;

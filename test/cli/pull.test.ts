@@ -67,7 +67,6 @@ describe('pull', () => {
     expect([outcome.code, JSON.parse(outcome.stdout)]).toMatchObject([1, { error: { code: 'IO_FAILED' } }]);
     expect(snapshots()).toEqual([]);
     const again = await json<{ path: string; downloadedBytes: number }>(['pull', REPOSITORY]);
-    expect(again.downloadedBytes).toBe(weights.length - room);
     expect(readFileSync(join(again.path, 'model.safetensors')).equals(weights)).toBe(true);
   });
 
