@@ -36,7 +36,7 @@ if (!existsSync(join(root, 'dist/model/index.js'))) {
 }
 process.env.HYBRID_INFER_CACHE = join(tmpdir(), `hybrid-infer-fuzz-${process.pid}`);
 const { HybridError } = await import(join(root, 'dist/errors.js'));
-const { openModel, createTokenizer, applyChatTemplate } = await import(join(root, 'dist/model/index.js'));
+const { openModel, createTokenizer, ChatTemplate } = await import(join(root, 'dist/model/index.js'));
 const helpers = await loadHelpers(['float-bits', 'tiny-models', 'tiny-gguf', 'corrupt']);
 
 /** The test suite's writers of tiny models, compiled beside dist/ so that their imports resolve. */
@@ -98,14 +98,8 @@ const targets = {
     file: templateFile,
     focus: TEMPLATE.length,
     use: async () => {
-      const chatTemplate = readFileSync(templateFile, 'latin1');
-      const files = {
-        tokenizerJson: '{}',
-        tokenizerConfigJson: '{}',
-        chatTemplate,
-        generationConfigJson: null,
-      };
-      applyChatTemplate(files, [{ role: 'user', content: 'a banana\n'.repeat(50) }]);
+      const template = new ChatTemplate(readFileSync(templateFile, 'latin1'), { tokenizerConfigJson: '{}' });
+      template.render({ messages: [{ role: 'user', content: 'a banana\n'.repeat(50) }] });
     },
   },
 };

@@ -2,17 +2,19 @@
  * Many clients at once against `serve`: errors, fairness, time to the first token, memory, and whether a text
  * depends on what runs beside it.
  *
- *     node tools/load-serve.mjs [--clients 64] [--seconds 300] [--tokens 48] [--url http://...] [-- serve options]
+ *     node tools/load-serve.mjs [--clients 64] [--seconds 300] [--tokens 48] [--compare 100] [-- serve options]
+ *     node tools/load-serve.mjs --url http://127.0.0.1:9000   # another server with OpenAI's completions
  *
- * Without --url it starts `serve` itself (and then also reads its memory). One JSON document on stdout.
+ * Without --url it starts `serve` itself (and then also reads its memory). Afterwards `--compare` of the requests
+ * are made once more, each alone, and have to give the same texts. One JSON document on stdout.
  */
-import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { performance } from 'node:perf_hooks';
 import { clearInterval, setInterval } from 'node:timers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { Agent, request } from 'undici';
+import { startServer } from './served.mjs';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -20,17 +22,23 @@ const { values, positionals } = parseArgs({
     clients: { type: 'string', default: '64' },
     seconds: { type: 'string', default: '300' },
     tokens: { type: 'string', default: '48' },
+    compare: { type: 'string', default: '100' },
     url: { type: 'string' },
+    pid: { type: 'string' },
   },
 });
-const [clients, seconds, tokens] = [values.clients, values.seconds, values.tokens].map(Number);
+const [clients, seconds, tokens, compare] = ['clients', 'seconds', 'tokens', 'compare'].map((name) =>
+  Number(values[name]),
+);
 
-const server = values.url ? { url: values.url, pid: null } : await startServer();
+const server = values.url
+  ? { url: values.url, pid: values.pid, stop: () => {} }
+  : await startServer(['--max-queue', '1000', '--queue-timeout', '600', ...positionals]);
 const dispatcher = new Agent({ connections: clients + 1, pipelining: 1 });
 const PROMPTS = ['Once upon a time', 'The king', 'There was a wolf', 'KING HENRY:', 'In the forest'];
 
 /** One streamed completion. */
-async function complete(prompt, seed, maxTokens) {
+async function complete({ prompt, seed }) {
   const began = performance.now();
   const answer = await request(`${server.url}/v1/completions`, {
     dispatcher,
@@ -41,7 +49,7 @@ async function complete(prompt, seed, maxTokens) {
     body: JSON.stringify({
       prompt,
       seed,
-      max_tokens: maxTokens,
+      max_tokens: tokens,
       stream: true,
       stream_options: { include_usage: true },
     }),
@@ -68,40 +76,48 @@ async function complete(prompt, seed, maxTokens) {
       generated = data.usage?.completion_tokens ?? generated;
     }
   }
-  return { status: 200, text, first, generated, total: performance.now() - began };
+  return { status: 200, text, first, generated };
 }
 
-const alone = await complete('Once upon a time', 12345, tokens);
-const until = performance.now() + seconds * 1000;
 const perClient = new Array(clients).fill(0);
 const firsts = [];
+const texts = [];
 const statuses = new Map();
 const memory = [];
-const count = (status) => statuses.set(status, (statuses.get(status) ?? 0) + 1);
+let until;
 
 async function client(index) {
   for (let round = 0; performance.now() < until; round++) {
+    const asked = { prompt: PROMPTS[(index + round) % PROMPTS.length], seed: index * 1000 + round };
     let result;
     try {
-      result = await complete(PROMPTS[(index + round) % PROMPTS.length], index * 1000 + round, tokens);
+      result = await complete(asked);
     } catch (error) {
       result = { status: error.code ?? error.message };
     }
-    count(result.status);
+    statuses.set(result.status, (statuses.get(result.status) ?? 0) + 1);
     if (result.status === 200) {
       perClient[index] += result.generated;
       firsts.push(result.first);
-    } else if (result.retryAfter) await sleep(result.retryAfter * 1000);
-    else await sleep(200);
+      texts.push({ ...asked, text: result.text });
+    } else await sleep(result.retryAfter ? result.retryAfter * 1000 : 200);
   }
 }
 
+await complete({ prompt: PROMPTS[0], seed: 0 }); // the first request starts threads
 const watch = setInterval(() => server.pid && memory.push(residentMiB(server.pid)), 1000);
-const load = Promise.all(Array.from({ length: clients }, (_, index) => client(index)));
-await sleep((seconds * 1000) / 2);
-const amid = await complete('Once upon a time', 12345, tokens);
-await load;
+const began = performance.now();
+until = began + seconds * 1000;
+await Promise.all(Array.from({ length: clients }, (_, index) => client(index)));
+const took = (performance.now() - began) / 1000;
 clearInterval(watch);
+
+/** Spread over the whole run. */
+const chosen = Array.from({ length: Math.min(compare, texts.length) }, (_, i) => {
+  return texts[Math.floor((i * texts.length) / Math.min(compare, texts.length))];
+});
+let same = 0;
+for (const { text, ...asked } of chosen) if ((await complete(asked)).text === text && text !== '') same++;
 
 firsts.sort((a, b) => a - b);
 const at = (share) => Math.round(firsts[Math.min(firsts.length - 1, Math.floor(share * firsts.length))]);
@@ -112,17 +128,17 @@ console.log(
   JSON.stringify(
     {
       clients,
-      seconds,
+      seconds: Math.round(took),
       maxTokens: tokens,
       answers: Object.fromEntries(statuses),
-      tokensPerSecond: Math.round(total / seconds),
+      tokensPerSecond: Math.round(total / took),
       firstTokenMs: { p50: at(0.5), p90: at(0.9), p99: at(0.99) },
       fairness: {
         slowest: Math.min(...perClient),
         fastest: Math.max(...perClient),
-        ratio: Math.min(...perClient) / Math.max(...perClient),
+        ratio: Number((Math.min(...perClient) / Math.max(...perClient)).toFixed(3)),
       },
-      sameTextUnderLoad: alone.text === amid.text && alone.text.length > 0,
+      aloneAgain: { compared: chosen.length, same },
       serverMiB: memory.length
         ? { firstQuarter: mean(memory.slice(0, quarter)), lastQuarter: mean(memory.slice(-quarter)) }
         : null,
@@ -132,36 +148,7 @@ console.log(
   ),
 );
 await dispatcher.close();
-server.stop?.();
-
-async function startServer() {
-  const child = spawn(
-    process.execPath,
-    [
-      'dist/cli/main.js',
-      'serve',
-      '--port',
-      '0',
-      '--json',
-      '--log-level',
-      'error',
-      '--max-queue',
-      '1000',
-      '--queue-timeout',
-      '600',
-      ...positionals,
-    ],
-    {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    },
-  );
-  let text = '';
-  for await (const chunk of child.stdout) {
-    text += chunk;
-    if (text.includes('\n')) break;
-  }
-  return { url: JSON.parse(text).url, pid: child.pid, stop: () => child.kill() };
-}
+await server.stop();
 
 function residentMiB(pid) {
   const match = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'));

@@ -9,12 +9,14 @@ import { Engine, type EngineOptions, type GenerateRequest } from '../engine/engi
 import { resolveOptions, wholeNumber } from '../engine/options.js';
 import type { FfnPlan } from '../engine/ffn-plan.js';
 import type { SamplingOptions } from '../engine/sampler.js';
+import type { LayerDensity } from '../engine/stats.js';
 import { UsageError } from '../errors.js';
 import type { OpenedGpu } from '../gpu/open-gpu.js';
 import type { GpuChoice } from '../gpu/providers.js';
 import type { WeightFormat } from '../kernels/layout.js';
-import { applyChatTemplate, type ChatMessage } from '../model/chat.js';
+import { chatForm, noTemplate, type ChatForm, type ChatMessage } from '../model/chat.js';
 import { generationDefaults, type GenerationDefaults } from '../model/generation-defaults.js';
+import { PromptEncoder } from '../model/prompt-encoder.js';
 import { createTokenizer, type Tokenizer } from '../model/tokenizer.js';
 import type { ModelConfig } from '../model/types.js';
 import { packFor } from '../pack/cache.js';
@@ -42,6 +44,11 @@ export interface LoadOptions extends Omit<EngineOptions, 'gpu'> {
    * without it when it fails; a provider by name is an error when it cannot be used. @default 'off'
    */
   gpu?: GpuChoice;
+  /**
+   * How conversations are written: Jinja source, or `plain`, a simple dialogue for models without a template.
+   * @default the model's own template
+   */
+  chatTemplate?: string;
   /** Bytes of GPU memory for weights. @default four fifths of what is free where that is known, else 1 GiB */
   gpuMemory?: number;
 }
@@ -76,6 +83,11 @@ export interface GenerateOptions extends Partial<Omit<SamplingOptions, 'logitBia
   signal?: AbortSignal;
   /** Prompt tokens done so far. */
   onPrompt?: (done: number, total: number) => void;
+  /**
+   * Watch the layers while the answer is written: means over the `tokens` tokens since the last call, 25 times
+   * a second at most, and once at the end. Together the calls cover the answer after its first token.
+   */
+  onLayers?: (layers: LayerDensity[], tokens: number) => void;
 }
 
 const DEFAULT_MAX_TOKENS = 256;
@@ -84,14 +96,23 @@ const DEFAULT_DRAFT_TOKENS = 4;
 const MAX_CHOICES = 128;
 
 export class HybridModel implements AsyncDisposable {
+  /** How it is talked to; null: it has no chat template, and none was given. */
+  readonly chatForm: ChatForm | null;
   private readonly drafts = new Map<string, Promise<DraftModel>>();
+  private readonly defaults: GenerationDefaults;
+  private readonly prompts: PromptEncoder;
 
   private constructor(
     readonly engine: Engine,
     readonly tokenizer: Tokenizer,
-    private readonly defaults: GenerationDefaults,
+    chatTemplate: string | undefined,
     private readonly gpu: OpenedGpu | null,
-  ) {}
+  ) {
+    const files = engine.pack.header.tokenizer;
+    this.defaults = generationDefaults(files);
+    this.chatForm = chatForm(files, chatTemplate);
+    this.prompts = new PromptEncoder(tokenizer, files, this.chatForm);
+  }
 
   /**
    * Load a Hugging Face folder, a GGUF file or a pack. Folders and GGUF files are converted once and the
@@ -99,7 +120,7 @@ export class HybridModel implements AsyncDisposable {
    * @throws ModelError, PackError, HybridError (see errors.ts) with what to do about it
    */
   static async load(path: string, options: LoadOptions = {}): Promise<HybridModel> {
-    const { quant, onWarning, findPlan, gpu: choice, gpuMemory, ...rest } = options;
+    const { quant, onWarning, findPlan, gpu: choice, gpuMemory, chatTemplate, ...rest } = options;
     const { threads, signal, onProgress } = options;
     const file = await packFor(path, quant ?? null, { threads, signal, onProgress, onWarning });
     const pack = openPack(file);
@@ -116,7 +137,7 @@ export class HybridModel implements AsyncDisposable {
     }
     try {
       const engine = await Engine.open(pack, { ...engineOptions, gpu: gpu?.gpu });
-      return new HybridModel(engine, tokenizer, generationDefaults(pack.header.tokenizer), gpu);
+      return new HybridModel(engine, tokenizer, chatTemplate, gpu);
     } catch (error) {
       await gpu?.close();
       throw error;
@@ -169,6 +190,7 @@ export class HybridModel implements AsyncDisposable {
    * @throws HybridError TEMPLATE_INVALID when a system prompt is given and the model has no chat template
    */
   session(options: SessionOptions = {}): Session {
+    if (options.system !== undefined && !this.chatForm) throw noTemplate();
     return new Session(this, options);
   }
 
@@ -179,29 +201,36 @@ export class HybridModel implements AsyncDisposable {
 
   /**
    * One vector a text: the mean over tokens of the last hidden state after the final norm, scaled to length 1.
+   * @param texts or their token ids
    * @returns f32 [hiddenSize] for each text
    * @throws HybridError CONTEXT_FULL
    */
-  async embed(texts: readonly string[], signal?: AbortSignal): Promise<Float32Array[]> {
+  async embed(texts: readonly (string | readonly number[])[], signal?: AbortSignal): Promise<Float32Array[]> {
     return Promise.all(
       texts.map(async (text) => {
-        const tokens = this.promptIds(text);
+        const tokens = typeof text === 'string' ? this.promptIds(text) : text;
         const { hidden } = await this.engine.logits({ tokens, logits: false, hidden: true, signal });
         return meanDirection(hidden!, tokens.length);
       }),
     );
   }
 
-  /** Generate the assistant's answer to a conversation with the model's own chat template. */
+  /**
+   * Generate the assistant's answer to a conversation, in the form of `chatForm`.
+   * @throws HybridError TEMPLATE_INVALID
+   */
   chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
-    return this.start(this.chatIds(messages), options);
+    const ids = this.chatIds(messages);
+    return this.start(ids, { ...options, stop: [...stopStrings(options.stop), ...this.chatForm!.stops] });
   }
 
-  /** Token ids of a conversation in the model's own template, up to where the assistant speaks. */
+  /**
+   * Token ids of a conversation up to where the assistant speaks. What stands in a message is encoded as its
+   * characters: a user cannot write a control token.
+   * @throws HybridError TEMPLATE_INVALID
+   */
   chatIds(messages: readonly ChatMessage[]): number[] {
-    const { tokenizer } = this.engine.pack.header;
-    const text = applyChatTemplate(tokenizer, messages, { addGenerationPrompt: true });
-    return this.tokenizer.encode(text, { addSpecial: false });
+    return this.prompts.chat({ messages });
   }
 
   /**
@@ -264,7 +293,7 @@ export class HybridModel implements AsyncDisposable {
     const local = new AbortController();
     const signal = options.signal ? AbortSignal.any([options.signal, local.signal]) : local.signal;
     const stopIds = options.ignoreEos ? [] : [...new Set([...this.config.eosIds, ...this.tokenizer.eosIds])];
-    const { measureRecall, logprobs, logitBias, mask, cachePrompt, onPrompt } = options;
+    const { measureRecall, logprobs, logitBias, mask, cachePrompt, onPrompt, onLayers } = options;
     const run = async (emit: (piece: GenerationPiece) => void): Promise<GenerationResult> => {
       const stream = new TextStream(this.tokenizer.streamDecoder(), stops);
       let text = '';
@@ -284,6 +313,7 @@ export class HybridModel implements AsyncDisposable {
         cachePrompt,
         signal,
         onPrompt,
+        onLayers,
         onTokens: (tokens, theirs) => {
           onFirst?.();
           send({ text: stream.push(tokens), tokens, logprobs: theirs });

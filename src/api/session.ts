@@ -25,30 +25,60 @@ const sessionSchema = z.strictObject({
   version: z.literal(VERSION),
   fingerprint: z.string(),
   tokens: z.array(z.int().nonnegative()),
-  messages: z.array(z.strictObject({ role: z.string(), content: z.string() })),
+  messages: z.array(
+    z.strictObject({
+      role: z.string(),
+      content: z.string(),
+      tool_calls: z
+        .array(
+          z.strictObject({
+            id: z.string(),
+            type: z.literal('function'),
+            function: z.strictObject({ name: z.string(), arguments: z.unknown() }),
+          }),
+        )
+        .optional(),
+      tool_call_id: z.string().optional(),
+    }),
+  ),
 });
+
+/** Where the history stood before a question. */
+interface Turn {
+  question: string;
+  tokens: number;
+  messages: number;
+}
 
 export class Session {
   /** Tokens of everything said so far with `generate`. */
   private tokens: number[] = [];
+  /** The conversation of `chat`, without the system prompt. */
   private said: ChatMessage[] = [];
+  private turns: Turn[] = [];
   private busy = false;
+  /** The system prompt of `chat`; may be changed between its answers. */
+  system: string | null;
 
   constructor(
     private readonly model: HybridModel,
     options: SessionOptions = {},
     saved?: { tokens: number[]; messages: ChatMessage[] },
   ) {
-    if (options.system !== undefined) this.said.push({ role: 'system', content: options.system });
-    if (saved) {
-      this.tokens = saved.tokens;
-      this.said = saved.messages;
-    }
+    this.system = options.system ?? null;
+    if (!saved) return;
+    const [first] = saved.messages;
+    if (first?.role === 'system') this.system = first.content;
+    this.said = first?.role === 'system' ? saved.messages.slice(1) : saved.messages;
+    this.tokens = saved.tokens;
+    this.turns = this.said.flatMap(({ role, content }, messages) =>
+      role === 'user' ? [{ question: content, tokens: saved.tokens.length, messages }] : [],
+    );
   }
 
   /** The conversation of `chat`, the system prompt first. */
   get messages(): readonly ChatMessage[] {
-    return this.said;
+    return this.system === null ? this.said : [{ role: 'system', content: this.system }, ...this.said];
   }
 
   /** Tokens of the history of `generate`. */
@@ -71,6 +101,7 @@ export class Session {
     void generation.then(
       (result) => {
         this.busy = false;
+        this.remember(text);
         this.tokens = [...prompt, ...this.tokensOf(result.text, result.tokens)];
       },
       () => (this.busy = false),
@@ -85,23 +116,38 @@ export class Session {
    */
   chat(messages: readonly ChatMessage[] | string, options: GenerateOptions = {}): Generation {
     const fresh = typeof messages === 'string' ? [{ role: 'user', content: messages }] : messages;
-    const all = [...this.said, ...fresh];
-    const generation = this.begin(() => this.model.chat(all, options));
+    const generation = this.begin(() => this.model.chat([...this.messages, ...fresh], options));
     void generation.then(
       ({ text }) => {
         this.busy = false;
-        this.said = [...all, { role: 'assistant', content: text }];
+        this.remember(fresh.findLast((message) => message.role === 'user')?.content ?? '');
+        this.said = [...this.said, ...fresh, { role: 'assistant', content: text }];
       },
       () => (this.busy = false),
     );
     return generation;
   }
 
+  /**
+   * Take the last question and its answer back.
+   * @returns the question, to ask it again or otherwise; null when there is none. A saved history of `generate`
+   *   does not say where its turns began.
+   */
+  retract(): string | null {
+    this.refuseWhileBusy();
+    const turn = this.turns.pop();
+    if (!turn) return null;
+    this.tokens = this.tokens.slice(0, turn.tokens);
+    this.said = this.said.slice(0, turn.messages);
+    return turn.question;
+  }
+
   /** Forget what was said; the system prompt stays. */
   reset(): void {
     this.refuseWhileBusy();
     this.tokens = [];
-    this.said = this.said.filter((message, i) => i === 0 && message.role === 'system');
+    this.said = [];
+    this.turns = [];
   }
 
   /** Write the history to a file, whole or not at all. `restoreSession` reads it. */
@@ -113,9 +159,13 @@ export class Session {
       version: VERSION,
       fingerprint,
       tokens: this.tokens,
-      messages: this.said,
+      messages: this.messages,
     };
     await writeFileAtomic(path, JSON.stringify(content));
+  }
+
+  private remember(question: string): void {
+    this.turns.push({ question, tokens: this.tokens.length, messages: this.said.length });
   }
 
   private begin(start: () => Generation): Generation {

@@ -52,11 +52,14 @@ export class TextStream {
   /** Length of the longest end of `text` that is the beginning of a stop string. */
   private longestOpenStop(text: string): number {
     let longest = 0;
-    for (const stop of this.stops) {
-      for (let n = Math.min(stop.length - 1, text.length); n > longest; n--) {
-        if (text.endsWith(stop.slice(0, n))) longest = n;
-      }
-    }
+    for (const stop of this.stops) longest = Math.max(longest, openLength(text, stop));
     return longest;
   }
+}
+
+/** Length of the longest end of `text` that is a beginning of `mark`, and not all of it. */
+export function openLength(text: string, mark: string): number {
+  for (let n = Math.min(mark.length - 1, text.length); n > 0; n--)
+    if (text.endsWith(mark.slice(0, n))) return n;
+  return 0;
 }

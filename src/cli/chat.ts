@@ -1,10 +1,12 @@
 /** `chat`: a conversation in the terminal; plain when its input is piped. */
 import type { Interface } from 'node:readline';
 import { Option, type Command } from 'commander';
+import type { GenerationResult } from '../api/generation.js';
+import type { GenerateOptions, HybridModel } from '../api/hybrid-model.js';
+import type { Session } from '../api/session.js';
 import { HybridError, UsageError } from '../errors.js';
-import type { BackendResult } from '../serve/backend.js';
 import { MessageLines, openInput, saveHistory } from './chat-input.js';
-import { ChatSession, SETTING_NAMES, type Settings } from './chat-session.js';
+import { changeSetting, SETTING_NAMES } from './chat-settings.js';
 import { chatTemplateOption, templateOf } from './chat-template.js';
 import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
@@ -17,6 +19,7 @@ import {
   type PlanFlags,
 } from './options.js';
 import { decimal, wholeNumber } from './parse.js';
+import { statsLine } from './stats-line.js';
 
 interface ChatFlags extends EngineFlags, PlanFlags {
   system?: string;
@@ -59,7 +62,7 @@ Examples:
   printf 'Once upon a time\\n' | hybrid-infer chat --seed 7`;
 
 const HELP = `/system [text]     show or set the system prompt
-/set name value    ${SETTING_NAMES.join(', ')}; value default takes it back
+/set name value    ${SETTING_NAMES}; value default takes it back
 /retry             answer the last message again
 /reset             begin a new conversation
 /save file         keep the conversation; /load file goes on with it
@@ -69,28 +72,20 @@ A line that ends with \\ goes on in the next one; """ begins and ends several li
 
 async function chatCommand(context: CliContext, model: string | undefined, flags: ChatFlags): Promise<void> {
   const path = modelPath(model);
-  const template = templateOf(flags.chatTemplate);
-  const [{ HybridModel }, { HybridBackend }] = await Promise.all([
-    import('../index.js'),
-    import('../serve/backend.js'),
-  ]);
-  const loaded = await HybridModel.load(path, loadOptions(context, flags));
+  const chatTemplate = templateOf(flags.chatTemplate);
+  const { HybridModel } = await import('../index.js');
+  const loaded = await HybridModel.load(path, { ...loadOptions(context, flags), chatTemplate });
   context.progress.finish();
-  const { maxTokens: max_tokens, temperature, seed } = flags;
-  const given = Object.fromEntries(
-    Object.entries({ max_tokens, temperature, seed }).filter(([, v]) => v !== undefined),
-  );
-  const session = new ChatSession(new HybridBackend(loaded), template, given as Settings);
-  session.system = flags.system ?? null;
+  const { maxTokens, temperature, seed } = flags;
   try {
-    if (!session.chats)
+    if (!loaded.chatForm)
       context.note(
-        `${session.name} has no chat template: it continues what you type. --chat-template plain makes it a dialogue.`,
+        `${loaded.name} has no chat template: it continues what you type. --chat-template plain makes it a dialogue.`,
       );
-    else if (!context.json) context.note(`${session.name}; /help lists commands`);
-    await new Repl(context, session).run();
+    else context.note(`${loaded.name}; /help lists commands`);
+    await new Repl(context, loaded, flags.system, { maxTokens, temperature, seed }).run();
   } finally {
-    await session.close();
+    await loaded.close();
   }
 }
 
@@ -98,7 +93,7 @@ interface Turn {
   user: string;
   assistant: string;
   stopReason: string;
-  stats: BackendResult['stats'];
+  stats: GenerationResult['stats'];
 }
 
 class Repl {
@@ -106,12 +101,18 @@ class Repl {
   private readonly lines = new MessageLines();
   private readonly turns: Turn[] = [];
   private answering: AbortController | null = null;
+  private session: Session;
+  private last: GenerationResult | null = null;
   private readonly terminal = (this.input as Interface & { terminal: boolean }).terminal;
 
   constructor(
     private readonly context: CliContext,
-    private readonly session: ChatSession,
-  ) {}
+    private readonly model: HybridModel,
+    system: string | undefined,
+    private readonly options: GenerateOptions,
+  ) {
+    this.session = model.session({ system });
+  }
 
   async run(): Promise<void> {
     const { input, context } = this;
@@ -131,7 +132,7 @@ class Repl {
     }
     if (this.terminal) context.endLine();
     if (context.json)
-      context.printJson({ model: this.session.name, system: this.session.system, turns: this.turns });
+      context.printJson({ model: this.model.name, system: this.session.system, turns: this.turns });
   }
 
   /** @returns false: the user wants to end */
@@ -153,12 +154,14 @@ class Repl {
       case '/help':
         return context.note(HELP);
       case '/system':
+        if (text !== '' && !this.model.chatForm)
+          throw new UsageError('without a chat template there is no system prompt', 'See --chat-template.');
         if (text !== '') session.system = text;
         return context.note(session.system === null ? 'no system prompt' : `system: ${session.system}`);
       case '/set':
         if (words.length !== 2)
-          throw new UsageError('/set takes a name and a value', `There are ${SETTING_NAMES.join(', ')}.`);
-        session.set(words[0], words[1]);
+          throw new UsageError('/set takes a name and a value', `There are ${SETTING_NAMES}.`);
+        changeSetting(this.options, words[0], words[1]);
         return context.note(`${words[0]} is ${words[1]}`);
       case '/reset':
         session.reset();
@@ -167,12 +170,12 @@ class Repl {
         await session.save(required(text, '/save'));
         return context.note(`saved in ${text}`);
       case '/load':
-        session.load(required(text, '/load'));
-        return context.note(`${session.messages.length} messages from ${text}`);
+        this.session = await this.model.restoreSession(required(text, '/load'));
+        return context.note(`${this.lengthOfTalk()} from ${text}`);
       case '/stats':
-        return context.note(session.last ? statsOf(session.last) : 'no answer yet');
+        return context.note(this.last ? statsLine(this.last, this.model.gpuNote) : 'no answer yet');
       case '/retry': {
-        const question = session.takeBack();
+        const question = session.retract();
         if (question === null) throw new UsageError('there is nothing to answer again');
         this.turns.pop();
         return this.answer(question);
@@ -188,8 +191,14 @@ class Repl {
       const stop = new AbortController();
       this.answering = stop;
       try {
-        const signal = AbortSignal.any([stop.signal, context.signal]);
-        const result = await session.ask(message, signal, (piece) => context.json || context.write(piece));
+        const options = { ...this.options, signal: AbortSignal.any([stop.signal, context.signal]) };
+        const answer = this.model.chatForm
+          ? session.chat(message, options)
+          : session.generate(message, options);
+        for await (const piece of answer) if (!context.json) context.write(piece);
+        const result = (this.last = await answer);
+        // What was not answered at all is not remembered.
+        if (result.text === '' && result.stopReason === 'abort') session.retract();
         this.turns.push({
           user: message,
           assistant: result.text,
@@ -204,6 +213,11 @@ class Repl {
     });
   }
 
+  private lengthOfTalk(): string {
+    const { messages, length } = this.session;
+    return this.model.chatForm ? `${messages.length} messages` : `${length} tokens`;
+  }
+
   /** A mistake is told, and the conversation goes on; a program that talks to us through a pipe wants the exit code. */
   private async orSay(work: () => Promise<void>): Promise<void> {
     try {
@@ -211,7 +225,8 @@ class Repl {
     } catch (error) {
       if (!(error instanceof HybridError) || !this.terminal) throw error;
       this.context.endLine();
-      this.context.note(`${error.message}${error.hint ? `\n${error.hint}` : ''}`);
+      const hint = error.code === 'CONTEXT_FULL' ? '/reset begins a new conversation.' : error.hint;
+      this.context.note(`${error.message}${hint ? `\n${hint}` : ''}`);
     }
   }
 
@@ -233,15 +248,4 @@ class Repl {
 function required(text: string, command: string): string {
   if (text === '') throw new UsageError(`${command} takes the name of a file`);
   return text;
-}
-
-function statsOf({ stats }: BackendResult): string {
-  const percent = (share: number | null): string =>
-    share === null ? 'not measured' : `${(100 * share).toFixed(2)} %`;
-  return [
-    `prompt ${stats.promptTokens} tokens (${stats.cachedPromptTokens} cached) at ${stats.promptTokensPerSecond.toFixed(1)} tokens/s`,
-    `answer ${stats.generatedTokens} tokens at ${stats.decodeTokensPerSecond.toFixed(1)} tokens/s`,
-    `ffn ${stats.ffnMode}, sparsity ${percent(stats.sparsity)}, predicted ${percent(stats.predictedSparsity)}, recall ${percent(stats.recall)}`,
-    `${stats.kernels}, ${stats.threads} threads, ${(stats.bytesPerToken / 1e6).toFixed(1)} MB read a token`,
-  ].join('\n');
 }

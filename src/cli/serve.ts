@@ -38,6 +38,8 @@ interface ServeFlags extends EngineFlags, PlanFlags {
 const LOG_LEVELS = ['silent', 'error', 'warn', 'info', 'debug'] as const;
 const DEFAULT_PORT = 8080;
 const MAX_SECONDS = 86_400;
+/** As the engine checks it again. */
+const MAX_SLOTS = 256;
 const MAX_KEY_FILE_BYTES = 1 << 16;
 
 export function registerServe(program: Command, context: CliContext): void {
@@ -66,6 +68,7 @@ export function registerServe(program: Command, context: CliContext): void {
       ),
     )
     .addOption(chatTemplateOption())
+    .addOption(number('--slots <n>', 'sequences that run at once (default: 4)', MAX_SLOTS))
     .addOption(
       new Option('--max-body <size>', 'largest request (default: 1MiB)').argParser(byteSize('--max-body')),
     )
@@ -162,7 +165,7 @@ async function load(
   service: Service,
   paths: readonly string[],
   flags: ServeFlags,
-  template: string | null,
+  template: string | undefined,
 ): Promise<void> {
   const [{ HybridModel }, { HybridBackend }, { ServedModel }] = await Promise.all([
     import('../index.js'),
@@ -170,7 +173,11 @@ async function load(
     import('../serve/served-model.js'),
   ]);
   for (const path of paths) {
-    const model = await HybridModel.load(path, { ...loadOptions(context, flags), slots: flags.slots });
+    const model = await HybridModel.load(path, {
+      ...loadOptions(context, flags),
+      slots: flags.slots,
+      chatTemplate: template,
+    });
     if (service.models.has(model.name)) {
       await model.close();
       throw new UsageError(
@@ -178,7 +185,7 @@ async function load(
         'Serve them from two servers, or rename a folder.',
       );
     }
-    service.add(new ServedModel(new HybridBackend(model), template, service.limits));
+    service.add(new ServedModel(new HybridBackend(model), service.limits));
   }
   context.progress.finish();
   service.state = 'ready';

@@ -2,8 +2,10 @@
 import type { GenerationResult } from '../api/generation.js';
 import { formatBytes } from '../io/progress.js';
 
-/** `12 prompt tokens at 900/s · 200 tokens at 850/s · exact · native (avx512-vnni), 2 threads · sparsity 89.2 %` */
-/** @param gpuNote what `--gpu` came to; null when it was not asked for */
+/**
+ * `[prompt 12 tokens at 900/s | generated 200 at 850/s | ffn exact | native (avx512-vnni), 2 threads | sparsity 89.2 % ...]`
+ * @param gpuNote what `--gpu` came to; null when it was not asked for
+ */
 export function statsLine({ stats, stopReason, seed }: GenerationResult, gpuNote: string | null): string {
   const parts = [
     `prompt ${stats.promptTokens} tokens at ${rate(stats.promptTokensPerSecond)}${known(stats.cachedPromptTokens)}`,

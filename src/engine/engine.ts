@@ -26,7 +26,7 @@ import type {
 } from './requests.js';
 import { MAX_DRAFTS } from './sequence.js';
 import { Serving, type SequenceOutcome } from './serving.js';
-import { layerDensity, overall, STATS_PER_LAYER, type LayerDensity } from './stats.js';
+import { layerDensity, overall, Stat, STATS_PER_LAYER, type LayerDensity } from './stats.js';
 import { chromeTrace, type ChromeTrace } from './timeline.js';
 import type { TraceRequest } from './trace.js';
 import { Turns } from './turns.js';
@@ -245,6 +245,7 @@ export class Engine {
       logitBias: Object.entries(request.logitBias ?? {}).map(([id, bias]) => [Number(id), bias]),
       mask: mask?.buffer ?? null,
       ngram: speculate === 'ngram',
+      counters: request.onLayers !== undefined,
       drafts: drafts?.buffer ?? null,
     };
     const stop = new AbortController();
@@ -268,6 +269,11 @@ export class Engine {
             stopped = true;
             stop.abort();
           },
+          onCounters: (counters) =>
+            request.onLayers?.(
+              this.densities(counters, request.measureRecall ?? false),
+              counters[Stat.TOKENS],
+            ),
           onMask: () => mask!.reply(request.mask!(tokens)),
           onDraft: async () => drafts!.reply((await propose(tokens)).slice(0, MAX_DRAFTS)),
         },

@@ -87,6 +87,8 @@ export interface GenerateTask {
   mask: SharedArrayBuffer | null;
   /** Propose from the text itself. */
   ngram: boolean;
+  /** Send what the answer counts while it is written. */
+  counters: boolean;
   /** answer-box.ts: another model's proposals are asked for after every choice; null: none */
   drafts: SharedArrayBuffer | null;
 }
@@ -129,6 +131,8 @@ export interface SequenceAccount {
 export type SequenceEvent =
   | { type: 'prompt'; id: number; done: number }
   | { type: 'tokens'; id: number; tokens: number[]; logprobs: TokenLogprob[] | null }
+  /** What the answer counted since the last such event: stats.ts, [layers][STATS_PER_LAYER]. */
+  | { type: 'counters'; id: number; counters: Float64Array }
   /** A mask is wanted for the token after all that were sent. */
   | { type: 'mask'; id: number }
   /** Drafts are wanted for what may follow all tokens that were sent. */

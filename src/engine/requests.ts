@@ -77,6 +77,12 @@ export interface GenerateRequest {
   /** Tokens as they come, with their log-probabilities when asked for. Return true to stop after them. */
   onTokens?: (tokens: number[], logprobs: TokenLogprob[] | null) => boolean | void;
   onPrompt?: (done: number, total: number) => void;
+  /**
+   * What every layer did for the answer since the last call, as means over `tokens` of its tokens: soon after the
+   * second one, then 25 times a second at most, and once more at the end. The calls together cover all rows of
+   * the answer, refused drafts included; the first token comes from the prompt's.
+   */
+  onLayers?: (layers: LayerDensity[], tokens: number) => void;
 }
 
 export interface RunStats {

@@ -53,6 +53,10 @@ export class Sequence {
   acceptedTokens = 0;
   readonly promptCounters: Float64Array;
   readonly answerCounters: Float64Array;
+  /** What of answerCounters was not sent yet; null: nobody wants to see them before the end. */
+  readonly freshCounters: Float64Array | null;
+  /** When the next part of them is sent. */
+  nextCounters = 0;
 
   constructor(
     readonly request: SequenceRequest,
@@ -74,6 +78,7 @@ export class Sequence {
     this.hidden = score?.hidden ? new Float32Array(score.hidden) : null;
     this.promptCounters = new Float64Array(layers.length * STATS_PER_LAYER);
     this.answerCounters = new Float64Array(layers.length * STATS_PER_LAYER);
+    this.freshCounters = generate?.counters ? new Float64Array(layers.length * STATS_PER_LAYER) : null;
   }
 
   /** The token of the row at `position`: known, or a draft. */

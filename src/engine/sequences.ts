@@ -17,7 +17,7 @@ import { rowsOf } from './rows.js';
 import { SamplerScratch, TokenChooser } from './sampler.js';
 import { Schedule, type PlannedRows, type SequencePages, type StepPlan } from './schedule.js';
 import { addInto, Sequence } from './sequence.js';
-import { takeCounters } from './stats.js';
+import { Stat, takeCounters } from './stats.js';
 import { RowFlag, type Step } from './step.js';
 import { nowUs } from './timeline.js';
 
@@ -26,6 +26,8 @@ const PROMPT_SHARE = 1 / 4;
 
 /** A message costs lane 0 about ten microseconds and the main thread more: small models write faster than that pays. */
 const FLUSH_MS = 4;
+/** Counters of an answer go to who watches it this often at most: 25 pictures a second. */
+const COUNTERS_MS = 40;
 
 export class Sequences implements SequencePages {
   private readonly all = new Map<number, Sequence>();
@@ -237,6 +239,7 @@ export class Sequences implements SequencePages {
       return;
     }
     this.reportTokens(s);
+    this.reportCounters(s);
     this.advance(s, computed, generated);
     this.draft(s);
   }
@@ -343,9 +346,34 @@ export class Sequences implements SequencePages {
     this.events.push({ type: 'tokens', id: s.id, tokens: s.fresh.splice(0), logprobs });
   }
 
+  /** While it runs: not before it is time, so that a watched answer costs what an unwatched one does. */
+  private reportCounters(s: Sequence): void {
+    if (!s.freshCounters) return;
+    const now = performance.now();
+    if (now < s.nextCounters) return;
+    s.nextCounters = now + COUNTERS_MS;
+    this.countAnswer(s);
+    this.sendCounters(s);
+  }
+
+  /** Nothing is sent of the prompt, nor of a time in which no token of the answer was computed. */
+  private sendCounters(s: Sequence): void {
+    const { freshCounters: fresh } = s;
+    if (!fresh || fresh[Stat.TOKENS] === 0) return;
+    this.events.push({ type: 'counters', id: s.id, counters: fresh.slice() });
+    fresh.fill(0);
+  }
+
+  private countAnswer(s: Sequence): void {
+    const counted = takeCounters(this.stats, this.context.layout, s.slot, 'answer');
+    addInto(s.answerCounters, counted);
+    if (s.freshCounters) addInto(s.freshCounters, counted);
+  }
+
   private end(s: Sequence, stopReason: StopReason): void {
     if (s.request.generate) this.reportTokens(s);
     this.drop(s);
+    this.sendCounters(s);
     this.events.push({ type: 'end', id: s.id, stopReason, account: s.account(performance.now()) });
   }
 
@@ -405,10 +433,9 @@ export class Sequences implements SequencePages {
 
   release(id: number): void {
     const s = this.get(id);
-    const { layout } = this.context;
     this.pool.release(s.table!);
-    addInto(s.promptCounters, takeCounters(this.stats, layout, s.slot, 'prompt'));
-    addInto(s.answerCounters, takeCounters(this.stats, layout, s.slot, 'answer'));
+    addInto(s.promptCounters, takeCounters(this.stats, this.context.layout, s.slot, 'prompt'));
+    this.countAnswer(s);
     this.freeSlots.push(s.slot);
     s.slot = -1;
     s.table = null;

@@ -19,6 +19,8 @@ import type { TraceRequest } from './trace.js';
 export interface SequenceHandlers {
   onPrompt?: (done: number) => void;
   onTokens?: (tokens: number[], logprobs: TokenLogprob[] | null) => void;
+  /** @param counters of the answer, since the last call: stats.ts, [layers][STATS_PER_LAYER] */
+  onCounters?: (counters: Float64Array) => void;
   /** Lane 0 waits until these have answered. */
   onMask?: () => void;
   onDraft?: () => Promise<void>;
@@ -148,6 +150,8 @@ export class Serving {
         return sequence.onPrompt?.(event.done);
       case 'tokens':
         return sequence.onTokens?.(event.tokens, event.logprobs);
+      case 'counters':
+        return sequence.onCounters?.(event.counters);
       case 'mask':
         sequence.onMask?.();
         return this.lanes.wake();

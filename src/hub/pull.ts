@@ -12,7 +12,7 @@ import {
 } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { HybridError } from '../errors.js';
-import { writeFileAtomic } from '../io/atomic-write.js';
+import { writeFileAtomic, writing } from '../io/atomic-write.js';
 import { waitForLock } from '../io/lock.js';
 import { formatBytes, type OnProgress } from '../io/progress.js';
 import type { WeightSource } from '../model/types.js';
@@ -69,7 +69,7 @@ export async function pull(name: HubName, options: PullOptions = {}): Promise<Pu
       `${where} at ${listing.commit.slice(0, 8)}, license: ${listing.license ?? 'not stated'}`,
     );
     const folder = repositoryFolder(options.cache ?? hubCache(), name.repository);
-    mkdirSync(folder, { recursive: true });
+    writing(folder, () => mkdirSync(folder, { recursive: true }));
     const lock = await waitForLock(lockPath(folder), options.signal);
     try {
       const job = new Job(http, name, listing.commit, folder, options);
@@ -204,7 +204,8 @@ class Job {
     const snapshot = snapshotPath(this.folder, this.commit);
     const lastly = (file: RemoteFile): number => (file.path === 'config.json' ? 1 : 0);
     for (const file of [...files].sort((a, b) => lastly(a) - lastly(b))) {
-      link(blobPath(this.folder, file.hash), join(snapshot, file.path));
+      const path = join(snapshot, file.path);
+      writing(path, () => link(blobPath(this.folder, file.hash), path));
     }
     if (COMMIT.test(this.name.revision)) return;
     const ref = refPath(this.folder, this.name.revision);

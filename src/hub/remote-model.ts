@@ -15,6 +15,7 @@ import {
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { HybridError } from '../errors.js';
+import { writing } from '../io/atomic-write.js';
 import { MAX_SAFETENSORS_HEADER } from '../model/limits.js';
 import { openModel } from '../model/open-model.js';
 import type { WeightSource } from '../model/types.js';
@@ -43,12 +44,12 @@ export async function withRemoteModel<T>(
   scratch: string,
   use: (model: WeightSource) => T | Promise<T>,
 ): Promise<T> {
-  const folder = mkdtempSync(join(scratch, '.headers-'));
+  const folder = writing(scratch, () => mkdtempSync(join(scratch, '.headers-')));
   try {
     if (/\.gguf$/i.test(files[0].file.path)) return await useGguf(http, files, folder, use);
     for (const { file, url, local } of files) {
       const path = join(folder, basename(file.path));
-      if (local) copyFileSync(local, path);
+      if (local) writing(path, () => copyFileSync(local, path));
       else writeWithHoles(path, await safetensorsHeader(http, url, file), file.size);
     }
     return await using(folder, use);
@@ -116,13 +117,15 @@ async function range(
 /** The rest of the length takes no room on the disk. */
 function writeWithHoles(path: string, header: Buffer, size: number): void {
   mkdirSync(dirname(path), { recursive: true });
-  const fd = openSync(path, 'w');
-  try {
-    writeSync(fd, header);
-    ftruncateSync(fd, size);
-  } finally {
-    closeSync(fd);
-  }
+  writing(path, () => {
+    const fd = openSync(path, 'w');
+    try {
+      writeSync(fd, header);
+      ftruncateSync(fd, size);
+    } finally {
+      closeSync(fd);
+    }
+  });
 }
 
 /** The folder was ours: the user knows the repository's names. */

@@ -20,7 +20,7 @@ import type { Hash } from 'node:crypto';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { HybridError } from '../errors.js';
-import { writeFully } from '../io/atomic-write.js';
+import { writeFully, writing } from '../io/atomic-write.js';
 import { describe, failed, type HubHttp, type HubResponse } from './http.js';
 import { refused } from './listing.js';
 import { blobPath, partPath } from './layout.js';
@@ -154,7 +154,8 @@ class Part {
   ) {
     this.write = options.write ?? writeFully;
     // Never through a link: somebody else's file would be written.
-    this.fd = openSync(path, constants.O_RDWR | constants.O_CREAT | (constants.O_NOFOLLOW ?? 0), 0o644);
+    const flags = constants.O_RDWR | constants.O_CREAT | (constants.O_NOFOLLOW ?? 0);
+    this.fd = writing(path, () => openSync(path, flags, 0o644));
     this.hash = startHash(file);
     const size = fstatSync(this.fd).size;
     if (size > file.size) this.restart();
@@ -190,7 +191,7 @@ class Part {
   async finish(blob: string): Promise<void> {
     await fsyncAsync(this.fd);
     this.close();
-    renameSync(this.path, blob);
+    writing(blob, () => renameSync(this.path, blob));
   }
 
   remove(): void {

@@ -38,7 +38,7 @@ export function createAtomic(path: string): AtomicFile {
     dirname(path),
     `.${basename(path)}.${who.host}-${who.pid}-${who.start || 0}-${unique}.tmp`,
   );
-  const fd = attempt(path, () => openSync(temporary, 'wx+'));
+  const fd = writing(path, () => openSync(temporary, 'wx+'));
   let open = true;
 
   const discard = () => {
@@ -52,7 +52,7 @@ export function createAtomic(path: string): AtomicFile {
     path,
     fd,
     write: (bytes, position) => writeFully(fd, bytes, position, path),
-    truncate: (bytes) => attempt(path, () => ftruncateSync(fd, bytes)),
+    truncate: (bytes) => writing(path, () => ftruncateSync(fd, bytes)),
     discard,
     async commit() {
       try {
@@ -85,7 +85,7 @@ export async function writeFileAtomic(path: string, content: Uint8Array | string
 export function writeFully(fd: number, bytes: Uint8Array, position: number, path: string): void {
   let done = 0;
   while (done < bytes.byteLength) {
-    const written = attempt(path, () =>
+    const written = writing(path, () =>
       // Linux writes at most 2 GiB - 4 KiB a call, and Node refuses lengths above 2^31 - 1.
       writeSync(fd, bytes, done, Math.min(bytes.byteLength - done, MAX_WRITE), position + done),
     );
@@ -98,7 +98,7 @@ const MAX_WRITE = 1 << 30;
 
 /** Renaming over /dev/null or a folder would destroy it: only regular files and links are replaced. */
 function refuseSpecialTarget(path: string): void {
-  const stat = attempt(path, () => lstatSync(path, { throwIfNoEntry: false }));
+  const stat = writing(path, () => lstatSync(path, { throwIfNoEntry: false }));
   if (stat === undefined || stat.isFile() || stat.isSymbolicLink()) return;
   const kind = stat.isDirectory() ? 'a folder' : 'a device, pipe or socket';
   throw new HybridError('FILE_INVALID', `cannot write ${path}: expected a regular file, found ${kind}`, {
@@ -109,7 +109,7 @@ function refuseSpecialTarget(path: string): void {
 function removeStaleTemporaries(path: string): void {
   const folder = dirname(path);
   const prefix = `.${basename(path)}.`;
-  const names = attempt(path, () => readdirSync(folder));
+  const names = writing(path, () => readdirSync(folder));
   for (const name of names) {
     if (!name.startsWith(prefix)) continue;
     const match = /^([0-9a-f]{12})-(\d+)-(\d+)-[0-9a-f]{12}\.tmp$/.exec(name.slice(prefix.length));
@@ -132,7 +132,8 @@ async function syncFolder(folder: string): Promise<void> {
   }
 }
 
-function attempt<T>(path: string, work: () => T): T {
+/** Work on the file or folder at `path`. @throws HybridError IO_FAILED with what to do about it */
+export function writing<T>(path: string, work: () => T): T {
   try {
     return work();
   } catch (error) {

@@ -37,6 +37,10 @@ export interface Tokenizer {
    */
   streamDecoder(options?: { skipSpecial?: boolean; atStart?: boolean }): StreamDecoder;
   isSpecial(id: number): boolean;
+  /** The texts of the special tokens: written by a template they are tokens, by a user characters. */
+  readonly controls: readonly string[];
+  /** The bytes a token stands for; of a special one its name; undefined: no such token. */
+  bytesOf(id: number): Uint8Array | undefined;
 }
 
 /**
@@ -60,7 +64,8 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   const spelling = byteSpelling(checked);
   const bytes = tokenBytes(checked, spelling);
   const strips = stripsLeadingSpace(checked);
-  const special = new Set(checked.added.filter((t) => t.special).map((t) => t.id));
+  const controls = checked.added.filter((t) => t.special);
+  const special = new Set(controls.map((t) => t.id));
 
   const idOf = (token: string | null): number | null =>
     token === null
@@ -141,6 +146,8 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
     decode,
     streamDecoder,
     isSpecial: (id) => special.has(id),
+    controls: controls.map((t) => t.content),
+    bytesOf: (id) => bytes[id],
   };
 }
 

@@ -27,8 +27,11 @@ export function usageOf(prompts: readonly number[], results: readonly BackendRes
   };
 }
 
-/** Means over choices. Shares are fractions; null: not measured. */
-export function detailsOf(results: readonly BackendResult[]): { timings: object; sparsity: object } {
+/**
+ * Means over choices. Shares are fractions; null: not measured.
+ * @param withLayers also the layers of every choice
+ */
+export function detailsOf(results: readonly BackendResult[], withLayers = false): object {
   const stats = results.map((result) => result.stats);
   const mean = (pick: (s: BackendResult['stats']) => number | null): number | null => {
     const known = stats.map(pick).filter((value): value is number => value !== null);
@@ -49,11 +52,16 @@ export function detailsOf(results: readonly BackendResult[]): { timings: object;
       weighted_recall: mean((s) => s.weightedRecall),
       bytes_per_token: mean((s) => s.bytesPerToken),
     },
+    ...(withLayers ? { layers: results.map((result) => describeLayers(result.layers)) } : {}),
   };
 }
 
-/** Layers as events of a stream show them. */
-export const layersOf = (layers: readonly LayerDensity[]): object[] =>
+/** What a stream says of choice `index` while it is written: means over its last `tokens` tokens. */
+export const layersNow = (index: number, layers: readonly LayerDensity[], tokens: number): object => ({
+  layers_now: { index, tokens, layers: describeLayers(layers) },
+});
+
+const describeLayers = (layers: readonly LayerDensity[]): object[] =>
   layers.map((layer, index) => ({
     layer: index,
     sparsity: layer.sparsity,

@@ -4,12 +4,17 @@
  */
 import type { GenerateOptions, HybridModel } from '../api/hybrid-model.js';
 import type { RunStats } from '../engine/engine.js';
+import type { TokenLogprob } from '../engine/jobs.js';
 import type { LayerDensity } from '../engine/stats.js';
+import type { ChatForm } from '../model/chat.js';
+import type { Tokenizer } from '../model/tokenizer.js';
 import type { TokenizerFiles } from '../model/types.js';
 
+export type { TokenLogprob };
+
 export interface SamplingRequest {
-  /** Most tokens to generate; the context's end ends the text too. */
-  maxTokens: number;
+  /** Most tokens to generate; the context's end ends the text too. @default the model's, else 256 */
+  maxTokens?: number;
   seed: number;
   temperature?: number;
   topP?: number;
@@ -30,19 +35,13 @@ export interface SamplingRequest {
   signal: AbortSignal;
 }
 
-export interface TokenLogprob {
-  id: number;
-  logprob: number;
-  top: { id: number; logprob: number }[];
-}
-
 export interface GenerationEvents {
   /** Whole characters; concatenated they are the text. */
   onText(piece: string): void;
   /** Before the text that holds the token; only when log probabilities were asked for. */
   onToken?(token: TokenLogprob): void;
-  /** Densities of every layer of what was generated so far. */
-  onLayers?(layers: readonly LayerDensity[]): void;
+  /** Densities of every layer over the last `tokens` tokens, while the answer is written. */
+  onLayers?(layers: readonly LayerDensity[], tokens: number): void;
 }
 
 export interface BackendResult {
@@ -60,11 +59,13 @@ export interface Backend {
   readonly bosId: number | null;
   /** Tokens that end a text. */
   readonly eosIds: readonly number[];
-  readonly tokenizer: TokenizerFiles;
+  readonly tokenizer: Tokenizer;
+  /** For the thread that encodes prompts. */
+  readonly tokenizerFiles: TokenizerFiles;
+  /** Null: the model does not chat. */
+  readonly chatForm: ChatForm | null;
   /** Sequences that run at once. */
   readonly slots: number;
-  /** Tokens of an answer whose request names no limit. */
-  readonly defaultMaxTokens: number;
   /** @throws HybridError CONTEXT_FULL, LANE_FAILED, ... */
   generate(
     prompt: readonly number[],
@@ -75,8 +76,6 @@ export interface Backend {
   embed(prompts: readonly (readonly number[])[], signal: AbortSignal): Promise<Float32Array[]>;
   close(): Promise<void>;
 }
-
-const DEFAULT_MAX_TOKENS = 256;
 
 /** This library's engine. */
 export class HybridBackend implements Backend {
@@ -105,12 +104,16 @@ export class HybridBackend implements Backend {
     return [...new Set([...this.model.config.eosIds, ...this.model.tokenizer.eosIds])];
   }
 
-  get tokenizer(): TokenizerFiles {
+  get tokenizer(): Tokenizer {
+    return this.model.tokenizer;
+  }
+
+  get tokenizerFiles(): TokenizerFiles {
     return this.model.engine.pack.header.tokenizer;
   }
 
-  get defaultMaxTokens(): number {
-    return Math.min(DEFAULT_MAX_TOKENS, this.contextLength);
+  get chatForm(): ChatForm | null {
+    return this.model.chatForm;
   }
 
   async generate(
@@ -118,35 +121,20 @@ export class HybridBackend implements Backend {
     request: SamplingRequest,
     events: GenerationEvents,
   ): Promise<BackendResult> {
-    const generation = this.model.generate(prompt, request satisfies GenerateOptions);
+    const options: GenerateOptions = { ...request, onLayers: events.onLayers };
+    const generation = this.model.generate(prompt, options);
     for await (const { text, logprobs } of generation.pieces()) {
       for (const token of logprobs ?? []) events.onToken?.(token);
       if (text !== '') events.onText(text);
     }
-    const result = await generation;
-    events.onLayers?.(result.layers);
-    return result;
+    return generation;
   }
 
   embed(prompts: readonly (readonly number[])[], signal: AbortSignal): Promise<Float32Array[]> {
-    return Promise.all(
-      prompts.map(async (tokens) => {
-        const { hidden } = await this.model.engine.logits({ tokens, logits: false, hidden: true, signal });
-        return meanDirection(hidden!, tokens.length);
-      }),
-    );
+    return this.model.embed(prompts, signal);
   }
 
   close(): Promise<void> {
     return this.model.close();
   }
-}
-
-/** The mean of rows, scaled to length 1. @param rows f32 [n][hiddenSize] */
-function meanDirection(rows: Float32Array, n: number): Float32Array {
-  const width = rows.length / n;
-  const sum = new Float64Array(width);
-  for (let i = 0; i < rows.length; i++) sum[i % width] += rows[i];
-  const length = Math.hypot(...sum) || 1;
-  return Float32Array.from(sum, (value) => value / length);
 }

@@ -2,9 +2,9 @@
 import { z } from 'zod';
 import { anyObject, compileSchema, SchemaError, type Node } from '../constrain/index.js';
 import { isObject } from '../io/strict-json.js';
+import type { ChatMessage } from '../model/chat.js';
 import { invalidRequest, notSupported } from './api-error.js';
 import { functionName, maybe, schemaObject, textContent } from './fields.js';
-import type { TemplateMessage } from './render.js';
 import type { ServedModel } from './served-model.js';
 import { toolGrammar, type Tool } from './tool-format.js';
 
@@ -33,7 +33,7 @@ export const messageSchema = z.discriminatedUnion('role', [
 export type RequestMessage = z.infer<typeof messageSchema>;
 
 /** As templates expect them: no null, arguments as objects, `developer` under its older name. */
-export function toTemplateMessages(messages: readonly RequestMessage[]): TemplateMessage[] {
+export function toTemplateMessages(messages: readonly RequestMessage[]): ChatMessage[] {
   return messages.map((message, i) => {
     const content = message.content ?? '';
     if (message.role === 'tool') return { role: 'tool', content, tool_call_id: message.tool_call_id };

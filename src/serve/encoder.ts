@@ -18,7 +18,7 @@ export class Encoder {
   constructor(private readonly data: EncoderData) {}
 
   get hasTemplate(): boolean {
-    return this.data.template !== null;
+    return this.data.form !== null;
   }
 
   /** @throws HybridError TEMPLATE_INVALID, TOKENIZER_INVALID */

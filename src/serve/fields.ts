@@ -52,15 +52,14 @@ export const harmlessFields = {
   service_tier: maybe(z.enum(['auto', 'default'])),
 };
 
-/** This server's own: what a page or a measurement wants to see of the sparsity. */
-export const hybridField = maybe(
-  z.strictObject({
-    /** Events with the densities of every layer while the answer is written. */
-    layers: maybe(z.boolean()),
-    /** Compute the full gate beside the predictor and report recall. */
-    measure_recall: maybe(z.boolean()),
-  }),
-);
+/** Compute the full gate beside the predictor and report recall. */
+const measureRecall = { measure_recall: maybe(z.boolean()) };
+
+/** This server's own: what a measurement wants to see of the sparsity. */
+export const recallField = maybe(z.strictObject(measureRecall));
+
+/** And what a page does: densities of every layer, in a stream while the answer is written. */
+export const layersField = maybe(z.strictObject({ ...measureRecall, layers: maybe(z.boolean()) }));
 
 export const schemaObject = z.union([z.record(z.string(), z.unknown()), z.boolean()]);
 

@@ -1,11 +1,11 @@
 /** One API request: a slot for each sequence, an end in time, and an account of what it took. */
 import { randomInt } from 'node:crypto';
-import { setMaxListeners } from 'node:events';
 import { ConstraintError } from '../constrain/index.js';
 import type { LayerDensity } from '../engine/stats.js';
 import type { Slot } from './admission.js';
-import { ApiError, clientGone, invalidRequest } from './api-error.js';
+import { invalidRequest } from './api-error.js';
 import type { BackendResult, SamplingRequest, TokenLogprob } from './backend.js';
+import { Deadline } from './deadline.js';
 import type { Sampling } from './fields.js';
 import type { ServeLimits } from './limits.js';
 import type { Metrics } from './metrics.js';
@@ -31,27 +31,23 @@ export interface JobOptions {
 export interface JobEvents {
   onText?(index: number, piece: string): void;
   onToken?(index: number, token: TokenLogprob): void;
-  onLayers?(layers: readonly LayerDensity[]): void;
+  onLayers?(index: number, layers: readonly LayerDensity[], tokens: number): void;
 }
 
 export class Job {
   private readonly began = performance.now();
-  private readonly stopper = new AbortController();
-  private readonly timeout: AbortSignal;
-  private readonly signal: AbortSignal;
+  private readonly deadline: Deadline;
   private first: Slot | null = null;
   /** Of each sequence: its first text is there, or it has ended. */
   private readonly begun: { promise: Promise<void>; resolve: () => void }[];
 
   private constructor(private readonly options: JobOptions) {
-    this.timeout = AbortSignal.timeout(options.limits.requestMs);
-    this.signal = AbortSignal.any([options.client, this.stopper.signal, this.timeout]);
+    this.deadline = new Deadline(options.client, options.limits.requestMs);
     this.begun = options.sequences.map(() => {
       let resolve!: () => void;
       const promise = new Promise<void>((done) => (resolve = done));
       return { promise, resolve };
     });
-    setMaxListeners(0, this.signal); // every waiting sequence listens
   }
 
   /**
@@ -72,12 +68,17 @@ export class Job {
     }
     model.admission.requireRoom(sequences.length);
     const job = new Job(options);
-    job.first = await job.slot();
-    return job;
+    try {
+      job.first = await job.slot();
+      return job;
+    } catch (error) {
+      job.deadline.clear();
+      throw error;
+    }
   }
 
   /** Ends all sequences: the client does not read any more. */
-  readonly stop = (): void => this.stopper.abort();
+  readonly stop = (): void => this.deadline.stop();
 
   /** @returns one result a sequence, in their order */
   async run(events: JobEvents = {}): Promise<BackendResult[]> {
@@ -89,6 +90,8 @@ export class Job {
       this.stop();
       await Promise.allSettled(results);
       throw error;
+    } finally {
+      this.deadline.clear();
     }
   }
 
@@ -106,7 +109,7 @@ export class Job {
     try {
       const result = await model.backend.generate(
         prompt,
-        { ...sampling, seed, mask: mask?.(), signal: this.signal },
+        { ...sampling, seed, mask: mask?.(), signal: this.deadline.signal },
         {
           onText: (piece) => {
             if (silent) metrics.firstText(model.name, (performance.now() - this.began) / 1000);
@@ -115,10 +118,10 @@ export class Job {
             events.onText?.(index, piece);
           },
           onToken: events.onToken && ((token) => events.onToken!(index, token)),
-          onLayers: events.onLayers && ((layers) => events.onLayers!(layers)),
+          onLayers: events.onLayers && ((layers, tokens) => events.onLayers!(index, layers, tokens)),
         },
       );
-      if (result.stopReason === 'abort') throw this.abortError();
+      if (result.stopReason === 'abort') throw this.deadline.error();
       metrics.finished(model.name, result);
       return result;
     } catch (error) {
@@ -138,17 +141,12 @@ export class Job {
   }
 
   private async slot(): Promise<Slot> {
+    const { signal } = this.deadline;
     try {
-      return await this.options.model.admission.acquire(this.signal);
+      return await this.options.model.admission.acquire(signal);
     } catch (error) {
-      throw this.signal.aborted ? this.abortError() : error;
+      throw signal.aborted ? this.deadline.error() : error;
     }
-  }
-
-  private abortError(): ApiError {
-    if (!this.timeout.aborted) return clientGone();
-    const seconds = this.options.limits.requestMs / 1000;
-    return new ApiError(504, `the request took longer than ${seconds} s`, { code: 'request_timeout' });
   }
 }
 
@@ -173,7 +171,7 @@ export function samplingOf(
   fields: Sampling,
   maxTokens: { value: number | undefined; field: string },
 ): Omit<SamplingRequest, 'seed' | 'signal' | 'mask' | 'logprobs'> {
-  const { contextLength, vocabSize, defaultMaxTokens } = model.backend;
+  const { contextLength, vocabSize } = model.backend;
   if (maxTokens.value !== undefined && maxTokens.value > contextLength) {
     throw invalidRequest(
       `${maxTokens.field}: ${maxTokens.value} is more than the context holds, ${contextLength}`,
@@ -193,7 +191,7 @@ export function samplingOf(
     logitBias[Number(key)] = bias;
   }
   return {
-    maxTokens: maxTokens.value ?? defaultMaxTokens,
+    maxTokens: maxTokens.value,
     temperature: fields.temperature,
     topP: fields.top_p,
     topK: fields.top_k,

@@ -10,6 +10,8 @@ export interface ServeLimits {
   connections: number;
   /** Choices of one request, over all of its prompts. */
   choices: number;
+  /** A request arrives within this; a sender that is slower holds a connection and nothing else. */
+  arrivalMs: number;
   /** A client that takes nothing for so long counts as gone. */
   stallMs: number;
   /** The longest that running requests may take after SIGTERM. */
@@ -23,6 +25,7 @@ export const DEFAULT_LIMITS: ServeLimits = {
   requestMs: 600_000,
   connections: 256,
   choices: 16,
+  arrivalMs: 60_000,
   stallMs: 10_000,
   drainMs: 600_000,
 };

@@ -1,5 +1,5 @@
-/** Prometheus metrics: how many wait and run, how fast tokens come, what was cached, what was skipped. */
-import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+/** Prometheus metrics: how many wait and run, how fast tokens come, what was cached and skipped, and the process. */
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { BackendResult } from './backend.js';
 
 /** Seconds; from one layer's time of a small model to a prompt of thousands of tokens on a slow machine. */
@@ -85,6 +85,11 @@ export class Metrics {
     labelNames: ['model'],
     ...this.own,
   });
+
+  constructor() {
+    // The process's own: memory, processor time, the event loop's delay.
+    collectDefaultMetrics({ register: this.registry });
+  }
 
   firstText(model: string, seconds: number): void {
     this.firstToken.observe({ model }, seconds);

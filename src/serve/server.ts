@@ -16,8 +16,6 @@ export interface ListenOptions extends AppOptions {
 /** Headers in bytes; a request of this API needs hundreds. */
 const MAX_HEADER_BYTES = 16 << 10;
 const HEADERS_MS = 10_000;
-/** A body of 1 MiB within this: slower senders hold a connection and nothing else. */
-const REQUEST_MS = 60_000;
 const KEEP_ALIVE_MS = 5_000;
 const CHECK_MS = 1_000;
 /** TCP asks a silent peer whether it is there. */
@@ -43,10 +41,11 @@ export class ApiServer {
         requireHostHeader: true,
       },
     }) as Server;
-    http.headersTimeout = HEADERS_MS;
-    http.requestTimeout = REQUEST_MS;
+    const { arrivalMs, connections } = service.limits;
+    http.headersTimeout = Math.min(HEADERS_MS, arrivalMs);
+    http.requestTimeout = arrivalMs;
     http.keepAliveTimeout = KEEP_ALIVE_MS;
-    http.maxConnections = service.limits.connections;
+    http.maxConnections = connections;
     http.on('connection', (socket: Socket) => socket.setKeepAlive(true, TCP_PROBE_MS));
     http.on('clientError', refuseMalformed);
     await new Promise<void>((resolve, reject) => {

@@ -2,6 +2,7 @@
  * How models write tool calls. The template says which form a model was trained on; the grammar keeps it to
  * that form, to the tools that were offered, and to their parameters.
  */
+import { openLength } from '../api/text-stream.js';
 import {
   finished,
   literal,
@@ -104,7 +105,7 @@ export class ToolStream {
       this.calling = true;
       return this.take(at);
     }
-    return this.take(this.held.length - this.openEnd());
+    return this.take(this.held.length - openLength(this.held, this.format.open));
   }
 
   /** @returns the rest: calls, or text when it was none (an answer cut off in a call) */
@@ -118,14 +119,6 @@ export class ToolStream {
     this.held = this.held.slice(length);
     return out;
   }
-
-  /** Length of the longest end that is a beginning of `open`. */
-  private openEnd(): number {
-    const { open } = this.format;
-    for (let n = Math.min(open.length - 1, this.held.length); n > 0; n--)
-      if (this.held.endsWith(open.slice(0, n))) return n;
-    return 0;
-  }
 }
 
 function parseCalls(text: string, format: ToolFormat): ToolCall[] | null {
@@ -135,7 +128,7 @@ function parseCalls(text: string, format: ToolFormat): ToolCall[] | null {
       : text
           .split(format.open)
           .slice(1)
-          .map((part) => part.split('</tool_call>')[0]);
+          .map((part) => part.split(format.close.trim())[0]);
   const calls: ToolCall[] = [];
   for (const body of bodies) {
     let value: unknown;

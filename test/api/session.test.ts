@@ -65,6 +65,20 @@ describe('a session', () => {
     expect(b.tokens).toEqual(a.tokens);
   });
 
+  it('takes back turns one by one, and answers as if they had never been', async () => {
+    const session = model.session();
+    await session.generate('The old woman', OPTIONS);
+    const first = await session.generate(' said', OPTIONS);
+    expect(session.retract()).toBe(' said');
+    expect((await session.generate(' said', OPTIONS)).tokens).toEqual(first.tokens);
+    expect([session.retract(), session.retract(), session.retract()]).toEqual([
+      ' said',
+      'The old woman',
+      null,
+    ]);
+    expect(session.length).toBe(0);
+  });
+
   it('refuses files that are damaged, foreign, of another version or not there, each with one error', async () => {
     const file = join(folder, 'good.json');
     const session = model.session();
@@ -91,6 +105,56 @@ describe('a session', () => {
       code: 'FILE_NOT_FOUND',
     });
     expect((await model.generate('The king', { ...OPTIONS, maxTokens: 3 })).tokens).toHaveLength(3);
+  });
+});
+
+describe('a chat', () => {
+  const CHAT = { maxTokens: 12, seed: 5 };
+  let talker: HybridModel;
+  beforeAll(async () => {
+    talker = await HybridModel.load(DEMO, { threads: 1, ffn: 'exact', chatTemplate: 'plain' });
+  });
+  afterAll(() => talker.close());
+
+  it('of a model without a template is refused; with a template it is what the rendered text gives', async () => {
+    expect(() => model.chat([{ role: 'user', content: 'One.' }])).toThrow(/no chat template/);
+    expect(() => model.session({ system: 'Be brief.' })).toThrow(/no chat template/);
+    const { text } = await talker.chat([{ role: 'user', content: 'One.' }], CHAT);
+    const rendered = await talker.generate('user: One.\nassistant:', { ...CHAT, stop: '\nuser:' });
+    expect(text).toBe(rendered.text);
+  });
+
+  it('ends where the user would go on', async () => {
+    const messages = [{ role: 'user', content: 'One.' }];
+    const spelled = talker.tokenizer.encode('\nuser:', { addSpecial: false });
+    const mask = (tokens: readonly number[]): Uint32Array => {
+      const bits = new Uint32Array(Math.ceil(talker.config.vocabSize / 32));
+      const id = spelled[tokens.length] ?? spelled[0];
+      bits[id >> 5] |= 1 << (id & 31);
+      return bits;
+    };
+    expect(await talker.chat(messages, { ...CHAT, mask })).toMatchObject({ text: '', stopReason: 'stop' });
+  });
+
+  it('cannot write control tokens into a message', () => {
+    const ids = talker.chatIds([{ role: 'user', content: 'a<|end|>b <|be<|end|>gin|>' }]);
+    expect(ids.filter((id) => talker.tokenizer.isSpecial(id))).toEqual([]);
+    expect(talker.tokenizer.decode(ids)).toContain('a<|end|>b <|be<|end|>gin|>');
+  });
+
+  it('is saved, restored with its system prompt, and takes back what was said before that', async () => {
+    const file = join(folder, 'chat.json');
+    const session = talker.session({ system: 'Be brief.' });
+    await session.chat('One.', CHAT);
+    await session.save(file);
+    const restored = await talker.restoreSession(file);
+    expect(restored.messages).toEqual(session.messages);
+    const [a, b] = [await session.chat('Two.', CHAT), await restored.chat('Two.', CHAT)];
+    expect(b.text).toBe(a.text);
+    expect([restored.retract(), restored.retract(), restored.retract()]).toEqual(['Two.', 'One.', null]);
+    expect(restored.messages).toEqual([{ role: 'system', content: 'Be brief.' }]);
+    restored.system = null;
+    expect(restored.messages).toEqual([]);
   });
 });
 

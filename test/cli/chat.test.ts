@@ -72,16 +72,40 @@ describe('chat, piped', () => {
     expect([result.code, result.error.message]).toEqual([2, expect.stringMatching(message)]);
   });
 
-  it.each([
-    '',
-    '{',
-    '{"format":"hybrid-infer chat 1"}',
-    '{"format":"hybrid-infer chat 1","system":null,"settings":{},"messages":[{"role":"root"}]}',
-    '{"format":"hybrid-infer chat 1","system":null,"settings":{"seed":-1},"messages":[]}',
-  ])('a saved conversation that is %j is refused', async (content) => {
-    writeFileSync(scratch('bad.json'), content);
-    expect(await json([...PLAIN], `/load ${scratch('bad.json')}\n`)).toMatchObject({ code: 2 });
+  it('without a template continues its own text, and takes back the last piece on /retry', async () => {
+    const args = ['chat', '--seed', '5', '-n', '8'];
+    const { turns } = await json<ChatDocument>(args, 'Once upon a time\n and then\n/retry\n');
+    expect(turns.map((turn) => turn.user)).toEqual(['Once upon a time', ' and then']);
+    const once = await json<ChatDocument>(args, 'Once upon a time\n and then\n');
+    expect(turns).toMatchObject(once.turns.map(({ assistant }) => ({ assistant })));
   });
+
+  it('without a template refuses a system prompt', async () => {
+    const given = await json<{ error: { code: string } }>(['chat', '--system', 'x'], 'One.\n');
+    expect([given.code, given.error.code]).toEqual([2, 'TEMPLATE_INVALID']);
+    expect((await json(['chat'], '/system x\n')).code).toBe(2);
+  });
+
+  it('takes a system prompt of its own, which /reset leaves and a saved conversation has', async () => {
+    const file = scratch('system.json');
+    const input = `One.\n/system Be a wolf.\n/reset\nOne.\n/save ${file}\n`;
+    const { turns } = await json<ChatDocument>([...PLAIN, '--system', 'Be a king.'], input);
+    const wolf = await json<ChatDocument>([...PLAIN, '--system', 'Be a wolf.'], 'One.\n');
+    expect(turns[1].assistant).toBe(wolf.turns[0].assistant);
+    expect(turns[1].assistant).not.toBe(turns[0].assistant);
+    const saved = JSON.parse(readFileSync(file, 'utf8')) as { messages: object[] };
+    expect(saved.messages).toHaveLength(3);
+    expect(saved.messages[0]).toEqual({ role: 'system', content: 'Be a wolf.' });
+  });
+
+  it.each(['', '{', '{"format":"hybrid-infer session"}'])(
+    'a saved conversation that is %j is refused',
+    async (content) => {
+      writeFileSync(scratch('bad.json'), content);
+      const input = `/load ${scratch('bad.json')}\n`;
+      expect(await json([...PLAIN], input)).toMatchObject({ code: 2, error: { code: 'SESSION_INVALID' } });
+    },
+  );
 });
 
 const SCRIPT = '/usr/bin/script';
@@ -101,12 +125,18 @@ describe.skipIf(missing !== '')(`chat in a terminal${missing}`, () => {
       while (!screen.includes(text, from)) await new Promise((done) => setTimeout(done, 20));
       return screen.indexOf(text, from) + text.length;
     };
-    const at = await shows('>>> ');
-    child.stdin.write('Tell me of a king.\r');
-    const asked = await shows('king.\r', at);
-    while (screen.length < asked + 20) await new Promise((done) => setTimeout(done, 20));
-    child.stdin.write('\x03');
-    const stopped = await shows('(stopped)', asked);
+    // On a busy machine an answer may be complete before the key arrives: then ask again.
+    const stopOne = async (from: number): Promise<number> => {
+      child.stdin.write('Tell me of a king.\r');
+      const asked = await shows('king.\r', from);
+      while (screen.length < asked + 20) await new Promise((done) => setTimeout(done, 20));
+      child.stdin.write('\x03');
+      const heard = /\(stopped\)|Ctrl-D or \/exit ends/;
+      while (!heard.test(screen.slice(asked))) await new Promise((done) => setTimeout(done, 20));
+      const stopped = screen.indexOf('(stopped)', asked);
+      return stopped >= 0 ? stopped : stopOne(await shows('>>> ', screen.indexOf('Ctrl-D or', asked)));
+    };
+    const stopped = await stopOne(await shows('>>> '));
     const again = await shows('>>> ', stopped);
     child.stdin.write('/set mood 1\r');
     const told = await shows('no setting "mood"', again); // a mistake ends nothing

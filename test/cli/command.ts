@@ -21,8 +21,12 @@ export interface Outcome {
   stderr: string;
 }
 
-export function start(args: string[]): ChildProcessWithoutNullStreams {
-  return spawn(process.execPath, [MAIN, ...args], {
+/** @param mostFileBytes what the kernel lets it write into one file, in whole KiB: a disk that is full */
+export function start(args: string[], mostFileBytes?: number): ChildProcessWithoutNullStreams {
+  const command = [process.execPath, MAIN, ...args];
+  const limited = ['bash', '-c', `ulimit -f ${(mostFileBytes ?? 0) / 1024}; exec "$0" "$@"`, ...command];
+  const [program, ...rest] = mostFileBytes === undefined ? command : limited;
+  return spawn(program, rest, {
     env: { ...process.env, HYBRID_INFER_CACHE: scratch('cache'), DEBUG: '', NO_COLOR: '1' },
   });
 }

@@ -59,6 +59,17 @@ describe('pull', () => {
     },
   );
 
+  it('on a disk that takes no more says so, and goes on when there is room', async () => {
+    await cli(['rm', REPOSITORY]);
+    const room = 64 * 1024;
+    expect(weights.length).toBeGreaterThan(2 * room);
+    const outcome = await finished(start(['pull', REPOSITORY, '--json'], room));
+    expect([outcome.code, JSON.parse(outcome.stdout)]).toMatchObject([1, { error: { code: 'IO_FAILED' } }]);
+    expect(snapshots()).toEqual([]);
+    const again = await json<{ path: string; downloadedBytes: number }>(['pull', REPOSITORY]);
+    expect(readFileSync(join(again.path, 'model.safetensors')).equals(weights)).toBe(true);
+  });
+
   it('says what it needs before the download, and with --estimate nothing else', async () => {
     await cli(['rm', REPOSITORY]);
     const { code, stdout, stderr } = await cli(['pull', REPOSITORY, '--estimate', '--quant', 'q4']);

@@ -52,6 +52,12 @@ describe('serve', () => {
     expect(lines.map((line) => line.msg)).toEqual(expect.arrayContaining(['request', 'draining']));
   });
 
+  it('runs as many sequences at once as --slots says', async () => {
+    const { url, stop } = await serve(['--slots', '2']);
+    expect(await (await fetch(`${url}/ready`)).json()).toMatchObject({ models: [{ slots: 2 }] });
+    await stop('SIGTERM');
+  });
+
   it('takes keys from a file and a template from another, and ends on Ctrl-C with 0', async () => {
     writeFileSync(scratch('keys.txt'), '# comment\nsecret-1\n');
     writeFileSync(scratch('template.jinja'), '{{ messages[0].content }}');
@@ -72,6 +78,7 @@ describe('serve', () => {
   it.each([
     [['--port', '99999'], '--port'],
     [['--max-queue', '0'], '--max-queue'],
+    [['--slots', '257'], '--slots'],
     [['--max-body', 'much'], '--max-body'],
     [['--log-level', 'loud'], '--log-level'],
     [['--api-key', 'two words'], 'API key'],

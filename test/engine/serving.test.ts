@@ -1,6 +1,7 @@
 /** Several requests on one engine: prefixes, masks, log-probabilities, cancelling, few pages. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Engine, GenerateRequest } from '../../src/engine/engine.js';
+import type { LayerDensity } from '../../src/engine/stats.js';
 import { writeTinyFolder } from '../helpers/tiny-models.js';
 import { GREEDY, openEngine, removePacks } from './open.js';
 
@@ -127,6 +128,68 @@ describe('a mask', () => {
     };
     await expect(engine.generate(request({ mask: broken }))).rejects.toThrow('no grammar');
     expect((await beside).tokens).toEqual((await engine.generate(request())).tokens);
+  });
+});
+
+describe('layers that are watched', () => {
+  interface Seen {
+    tokens: number;
+    layers: LayerDensity[];
+    /** Tokens that had come before. */
+    after: number;
+  }
+  const watch = async (own: Engine, extra: Partial<GenerateRequest> = {}) => {
+    const seen: Seen[] = [];
+    let come = 0;
+    const run = await own.generate(
+      request({
+        onTokens: (fresh) => void (come += fresh.length),
+        onLayers: (layers, tokens) => void seen.push({ tokens, layers, after: come }),
+        ...extra,
+      }),
+    );
+    return { run, seen, rows: seen.reduce((sum, { tokens }) => sum + tokens, 0) };
+  };
+  /** Means over all calls are the means that the result has. */
+  const expectWhole = ({ run, seen, rows }: Awaited<ReturnType<typeof watch>>): void => {
+    for (const [l, whole] of run.layers.entries()) {
+      const mean = (pick: (layer: LayerDensity) => number): number =>
+        seen.reduce((sum, { tokens, layers }) => sum + tokens * pick(layers[l]), 0) / rows;
+      expect(mean((layer) => layer.sparsity)).toBeCloseTo(whole.sparsity, 9);
+      expect(mean((layer) => layer.candidates)).toBeCloseTo(whole.candidates, 9);
+    }
+  };
+
+  it('are seen while the answer comes, and altogether are what the result says of them', async () => {
+    const own = await openEngine(folder, 'q8', { kernels: 'reference' });
+    const watched = await watch(own, { maxTokens: 120 });
+    expect(watched.rows).toBe(119); // the first token comes from the prompt's rows
+    expect(watched.seen.length).toBeGreaterThan(1);
+    expect(watched.seen[0].after).toBeLessThan(120);
+    expectWhole(watched);
+    await own.close();
+  });
+
+  it('change nothing in the text, and show recall where it is measured', async () => {
+    const [free, watched] = [await engine.generate(request()), await watch(engine, { measureRecall: true })];
+    expect(watched.run.tokens).toEqual(free.tokens);
+    expectWhole(watched);
+  });
+
+  it('lose nothing when their sequence has to give its pages to others', async () => {
+    const perPage = 32 * 2 * 2 * 2 * (16 + 4);
+    const own = await openEngine(folder, 'q8', { slots: 4, kvMemory: 4 * perPage });
+    const long = { prompt: PROMPT.slice(0, 60), maxTokens: 50 };
+    const all = await Promise.all(Array.from({ length: 4 }, () => watch(own, long)));
+    for (const watched of all) {
+      expect(watched.rows).toBeGreaterThanOrEqual(49);
+      expectWhole(watched);
+    }
+    await own.close();
+  });
+
+  it('of an answer of one token are none', async () => {
+    expect((await watch(engine, { maxTokens: 1 })).seen).toEqual([]);
   });
 });
 

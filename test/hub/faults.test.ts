@@ -147,6 +147,17 @@ describe('faults on the way', () => {
     expect(readFileSync(join(path, 'model.safetensors')).equals(weights)).toBe(true);
   });
 
+  it('takes the new files, and nothing of the old ones, when the branch moved on in between', async () => {
+    await expect(hub.pull({ write: fullAfter(30_000) })).rejects.toMatchObject({ code: 'IO_FAILED' });
+    const moved = Buffer.from(weights);
+    moved[moved.length - 1] ^= 1;
+    const commit = hub.server.publish({ ...files, 'model.safetensors': moved });
+    const pulled = await hub.pull();
+    expect(pulled.commit).toBe(commit);
+    expect(readFileSync(join(pulled.path, 'model.safetensors')).equals(moved)).toBe(true);
+    expect(weightRequests(hub).at(-1)?.range).toBeUndefined();
+  });
+
   it('takes a part of any length, also a longer one than the file', async () => {
     const part = join(hub.cache, 'models--tester--tiny-model/blobs', `${sha256(weights)}.part`);
     for (const length of [0, 1, weights.length - 1, weights.length, weights.length + 1]) {

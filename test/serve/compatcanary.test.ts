@@ -15,10 +15,6 @@ const CLI = fileURLToPath(new URL('cli.js', import.meta.resolve('compatcanary'))
 
 /** The demo model hardly ever writes a quote, which is what ends a string, and seldom ends a tale. */
 class Terse extends HybridBackend {
-  override get defaultMaxTokens(): number {
-    return 100;
-  }
-
   override generate(
     prompt: readonly number[],
     request: SamplingRequest,
@@ -26,7 +22,9 @@ class Terse extends HybridBackend {
   ): Promise<BackendResult> {
     const [quote] = s.model.tokenizer.encode('"', { addSpecial: false });
     const stop = request.mask ? request.stop : [...(request.stop ?? []), ',', '.', '!', '?', ':'];
-    return super.generate(prompt, { ...request, seed: 1, stop, logitBias: { [quote]: 8 } }, events);
+    const { maxTokens = 100 } = request;
+    const quoting = { ...request, maxTokens, seed: 1, stop, logitBias: { [quote]: 8 } };
+    return super.generate(prompt, quoting, events);
   }
 }
 

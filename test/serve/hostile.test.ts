@@ -7,7 +7,7 @@ import { MODEL, startServer, type Started } from './start.js';
 
 let s: Started;
 beforeAll(async () => {
-  s = await startServer({ limits: { stallMs: 500 } });
+  s = await startServer({ limits: { stallMs: 500, arrivalMs: 3000 } });
 });
 afterAll(() => s.close());
 afterEach(async () => {
@@ -109,6 +109,26 @@ describe('a number', () => {
       const { error } = (await response.json()) as { error: { message: string; param: string | null } };
       expect([field, value, response.status]).toEqual([field, value, 400]);
       if (!value.endsWith('x')) expect(error.param).toBe(field);
+    }
+  });
+
+  const chat = { messages: [{ role: 'user', content: 'x' }] };
+  const sampling = ['temperature', 'top_p', 'top_k', 'min_p', 'seed'];
+  const penalties = ['presence_penalty', 'frequency_penalty', 'repetition_penalty'];
+  it.each([
+    ['/v1/chat/completions', chat, [...sampling, ...penalties, 'n', 'max_tokens', 'max_completion_tokens']],
+    ['/v1/chat/completions', { ...chat, logprobs: true }, ['top_logprobs']],
+    ['/v1/responses', { input: 'x' }, [...sampling, 'max_output_tokens']],
+    ['/v1/embeddings', { input: 'x' }, ['dimensions']],
+  ])('that is impossible is refused by its name in %s too', async (path, base, fields) => {
+    for (const field of fields) {
+      for (const value of WRONG) {
+        const body = JSON.stringify({ model: MODEL, ...base, [field]: '@' }).replace('"@"', value);
+        const response = await s.post(path, body);
+        const { error } = (await response.json()) as { error: { param: string | null } };
+        expect([field, value, response.status]).toEqual([field, value, 400]);
+        if (!value.endsWith('x')) expect(error.param).toBe(field);
+      }
     }
   });
 
@@ -265,6 +285,31 @@ describe('below HTTP', () => {
     const done = await s.client.completions.create({ model: MODEL, prompt: 'The king', max_tokens: 2 });
     expect(done.choices).toHaveLength(1);
     sockets.forEach((socket) => socket.destroy());
+  });
+});
+
+describe('a connection', () => {
+  it('whose body does not arrive is told so, in time', async () => {
+    const answer = await raw(s.url, (socket) =>
+      socket.write(postHead(COMPLETIONS) + 'content-length: 100\r\n\r\n{"prompt"'),
+    );
+    expect(answer.status).toBe(408);
+    expect(JSON.parse(answer.body)).toHaveProperty('error.type', 'invalid_request_error');
+  });
+
+  it('beyond the limit is closed, and those before it go on', async () => {
+    const few = await startServer({ limits: { connections: 2 } });
+    const { hostname, port } = new URL(few.url);
+    const open = (): Socket => connect(Number(port), hostname).on('error', () => {});
+    const [first, second] = [open(), open()];
+    await Promise.all([first, second].map((socket) => new Promise((done) => socket.once('connect', done))));
+    await new Promise((done) => open().once('close', done));
+    const answered = new Promise((done) => second.once('data', done));
+    second.write('GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n');
+    expect(String(await answered)).toMatch(/^HTTP\/1\.1 200/);
+    first.destroy();
+    second.destroy();
+    await few.close();
   });
 });
 

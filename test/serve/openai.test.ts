@@ -145,19 +145,44 @@ describe('chat', () => {
     expect(developer.choices).toEqual(system.choices);
   });
 
-  it('shows the layers while it writes, to who asks', async () => {
-    const body = { ...CHAT, stream: true as const, hybrid_infer: { layers: true, measure_recall: true } };
-    const layers: { candidates: number; gated: number }[][] = [];
+  it('shows the layers while it writes, and of the whole answer at its end, to who asks', async () => {
+    const hybrid_infer = { layers: true, measure_recall: true };
+    const body = { ...CHAT, n: 2, stream: true as const, hybrid_infer };
+    const live: [number, number] = [0, 0];
+    const ends: Layer[][] = [];
+    let openEnds = 2;
     for await (const chunk of await client.chat.completions.create(body)) {
-      const event = chunk as unknown as { layers?: { candidates: number; gated: number }[] };
-      if (event.layers) layers.push(event.layers);
+      const { layers_now: now, layers } = chunk as unknown as LayerFields;
+      if (now) {
+        expect([openEnds > 0, now.layers.length]).toEqual([true, 4]);
+        live[now.index] += now.tokens;
+      }
+      if (chunk.choices[0]?.finish_reason) openEnds--;
+      if (layers) ends.push(layers[0]);
     }
-    expect(layers.length).toBeGreaterThan(0);
-    expect(layers.at(-1)).toHaveLength(4);
-    expect(layers.at(-1)![0].candidates).toBe(1024);
-    expect(layers.at(-1)![0].gated).toBeGreaterThan(0);
+    const generated = CHAT.max_completion_tokens - 1; // the first token comes from the prompt
+    expect(live).toEqual([generated, generated]);
+    expect(ends).toHaveLength(2);
+    expect(ends[0][0]).toMatchObject({ layer: 0, candidates: 1024, gated: expect.any(Number) });
+    const whole = await client.chat.completions.create({ ...body, stream: false });
+    expect((whole as unknown as LayerFields).layers).toEqual(ends);
+  });
+
+  it('says nothing of layers to who does not', async () => {
+    const text = await (await s.post('/v1/chat/completions', { ...CHAT, stream: true })).text();
+    expect(text).not.toContain('layers');
   });
 });
+
+interface Layer {
+  layer: number;
+  candidates: number;
+  gated: number;
+}
+interface LayerFields {
+  layers_now?: { index: number; tokens: number; layers: Layer[] };
+  layers?: Layer[][];
+}
 
 describe('responses', () => {
   const ASK = { model: MODEL, input: 'Tell me of a king.', max_output_tokens: 16 };

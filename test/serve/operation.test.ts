@@ -1,6 +1,8 @@
 /** Keys, queues, health, metrics, logs, faults and the end of a server. */
 import { afterEach, describe, expect, it } from 'vitest';
 import OpenAI from 'openai';
+import { Word } from '../../src/engine/control.js';
+import { HybridBackend } from '../../src/serve/backend.js';
 import { MODEL, startServer, type Started, type StartOptions } from './start.js';
 
 let s: Started;
@@ -109,6 +111,7 @@ describe('health', () => {
     expect(text).toContain(`hybrid_infer_time_to_first_token_seconds_count{model="${MODEL}"} 1`);
     expect(text).toMatch(/hybrid_infer_sparsity\{model="tales-4m-relu"\} 0\.[6-9]/);
     expect(text).toContain(`hybrid_infer_queued_sequences{model="${MODEL}"} 0`);
+    expect(text).toMatch(/^process_resident_memory_bytes \d+/m);
   });
 
   it('requests are one line of JSON each, with an id that the answer carries', async () => {
@@ -145,21 +148,46 @@ describe('pages of other origins', () => {
 });
 
 describe('a lane that dies under load', () => {
-  it('is one error for each running request, and the next ones succeed', async () => {
+  it('is one error for each running request; those that wait, and the next ones, succeed', async () => {
     await start();
     const running = Promise.all(
-      Array.from({ length: 4 }, (_, seed) => s.post('/v1/completions', { ...ASK, seed })),
+      Array.from({ length: 12 }, (_, seed) => s.post('/v1/completions', { ...ASK, seed })),
     );
-    while (served().admission.running === 0) await new Promise((done) => setTimeout(done, 2));
+    while (served().admission.running < 4) await new Promise((done) => setTimeout(done, 2));
     await s.model.engine.workerThreads[0].terminate();
     const answers = await running;
     const failed = answers.filter((answer) => answer.status !== 200);
     expect(failed.length).toBeGreaterThan(0);
+    expect(failed.length).toBeLessThanOrEqual(4); // the slots
     for (const answer of failed)
       expect([answer.status, await answer.json()]).toEqual([
         500,
         { error: expect.objectContaining({ code: 'lane_failed' }) },
       ]);
+    expect((await s.client.completions.create(SHORT)).choices[0].text.length).toBeGreaterThan(0);
+  });
+
+  it('or hangs is one error for each, within seconds, and the next ones succeed', async () => {
+    let hung = false;
+    class Hanging extends HybridBackend {
+      override generate(...[prompt, request, events]: Parameters<HybridBackend['generate']>) {
+        const onText = (piece: string): void => {
+          // One arrival too few: from here on every lane waits for one that never comes.
+          if (!hung) Atomics.sub(this.model.engine.laneControl, Word.ARRIVED, 1);
+          hung = true;
+          events.onText(piece);
+        };
+        return super.generate(prompt, request, { ...events, onText });
+      }
+    }
+    await start({ backend: (model) => new Hanging(model) });
+    const ask = { ...ASK, max_tokens: 240, temperature: 0 };
+    const texts = await Promise.all(
+      [true, false, true, false].map(async (stream) =>
+        (await s.post('/v1/completions', { ...ask, stream })).text(),
+      ),
+    );
+    for (const text of texts) expect(text.match(/"code":"lane_failed"/g)).toHaveLength(1);
     expect((await s.client.completions.create(SHORT)).choices[0].text.length).toBeGreaterThan(0);
   });
 

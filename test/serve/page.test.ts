@@ -43,7 +43,36 @@ describe.skipIf(missing !== '')(`the page${missing}`, () => {
     await page.close();
   });
 
-  it('streams an answer and shows every layer while it comes', async () => {
+  it('draws the layers of the last tokens while the answer comes, and of all at its end', async () => {
+    const page = await open();
+    await page.getByText('Settings').click();
+    await page.getByLabel('Most tokens').fill('200');
+    await page.evaluate(() => {
+      const seen: { of: string; written: number; active: string }[] = [];
+      Object.assign(window, { seen });
+      const look = (): void => {
+        const written = document.querySelector('.message.assistant .body')?.textContent.length ?? 0;
+        const active = document.querySelector('#strip tbody tr td:nth-child(4)')?.textContent ?? '';
+        seen.push({ of: document.querySelector('#strip-of')!.textContent, written, active });
+      };
+      new MutationObserver(look).observe(document.querySelector('#strip-of')!, { childList: true });
+    });
+    await page.getByLabel('Message').fill('Tell me of a king.');
+    await page.keyboard.press('Enter');
+    await finished(page);
+    const seen = await page.evaluate(
+      () => (window as unknown as { seen: { of: string; written: number; active: string }[] }).seen,
+    );
+    const written = (await answerOf(page).textContent())!.length;
+    expect(seen.length).toBeGreaterThan(2);
+    for (const { of } of seen.slice(0, -1)) expect(of).toMatch(/^writing: the last (token|\d+ tokens)$/);
+    expect(seen.at(-1)!.of).toBe('the whole answer');
+    expect(seen[0].written).toBeLessThan(written);
+    expect(new Set(seen.map(({ active }) => active)).size).toBeGreaterThan(1);
+    await page.close();
+  });
+
+  it('streams an answer and shows every layer', async () => {
     const page = await open();
     await page.getByLabel('Message').fill('Tell me of a king.');
     await page.keyboard.press('Enter');

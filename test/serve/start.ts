@@ -7,7 +7,7 @@ import { pino } from 'pino';
 import { HybridModel } from '../../src/index.js';
 import { HybridBackend, type Backend } from '../../src/serve/backend.js';
 import { DEFAULT_LIMITS, type ServeLimits } from '../../src/serve/limits.js';
-import { ServedModel, type TemplateChoice } from '../../src/serve/served-model.js';
+import { ServedModel } from '../../src/serve/served-model.js';
 import { ApiServer } from '../../src/serve/server.js';
 import { Service } from '../../src/serve/service.js';
 import { DEMO } from '../engine/open.js';
@@ -16,7 +16,8 @@ export const MODEL = 'tales-4m-relu';
 
 export interface StartOptions {
   backend?: (model: HybridModel) => Backend;
-  template?: TemplateChoice;
+  /** `plain` unless given; null: the model's own. */
+  template?: string | null;
   limits?: Partial<ServeLimits>;
   keys?: string[];
   corsOrigins?: string[];
@@ -38,15 +39,19 @@ export interface Started {
 export async function startServer(options: StartOptions = {}): Promise<Started> {
   const cache = mkdtempSync(join(tmpdir(), 'hybrid-infer-serve-'));
   process.env.HYBRID_INFER_CACHE = cache;
-  const model = await HybridModel.load(DEMO, { threads: 2, ffn: 'exact' });
+  const { template = 'plain', keys = [], corsOrigins = [] } = options;
+  const model = await HybridModel.load(DEMO, {
+    threads: 2,
+    ffn: 'exact',
+    chatTemplate: template ?? undefined,
+  });
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const lines = options.log;
   const log = lines
     ? pino({ base: null }, { write: (line: string) => void lines.push(line) })
     : pino({ level: 'silent' });
   const service = new Service(limits, log);
-  const { template = 'plain', keys = [], corsOrigins = [] } = options;
-  service.add(new ServedModel((options.backend ?? ((m) => new HybridBackend(m)))(model), template, limits));
+  service.add(new ServedModel((options.backend ?? ((m) => new HybridBackend(m)))(model), limits));
   service.state = 'ready';
   const server = await ApiServer.listen(service, {
     host: '127.0.0.1',

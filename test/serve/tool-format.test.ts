@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { PLAIN_TEMPLATE } from '../../src/serve/plain-template.js';
-import { renderConversation } from '../../src/serve/render.js';
+import { PLAIN_TEMPLATE } from '../../src/model/plain-template.js';
+import { ChatTemplate, type Conversation } from '../../src/model/chat.js';
 import { toolFormatOf, toolGrammar, ToolStream } from '../../src/serve/tool-format.js';
 import { fits } from '../constrain/walk.js';
 
@@ -92,8 +92,8 @@ describe('an answer on its way', () => {
 });
 
 describe('the plain template', () => {
-  const render = (conversation: Parameters<typeof renderConversation>[2]) =>
-    renderConversation(PLAIN_TEMPLATE, {}, conversation);
+  const template = new ChatTemplate(PLAIN_TEMPLATE, { tokenizerConfigJson: '{}' });
+  const render = (conversation: Conversation) => template.render(conversation);
 
   it('is a dialogue that waits for the assistant', () => {
     expect(

@@ -11,7 +11,10 @@ export function pageClient(): void {
   }
   interface Chunk {
     choices: { text?: string; delta?: { content?: string } }[];
-    layers?: Layer[];
+    /** While the choice is written: means over its last tokens. */
+    layers_now?: { tokens: number; layers: Layer[] };
+    /** At its end: of each choice. */
+    layers?: Layer[][];
     usage?: { completion_tokens: number; prompt_tokens: number } | null;
     timings?: { predicted_per_second: number | null };
     sparsity?: { sparsity: number | null };
@@ -100,7 +103,9 @@ export function pageClient(): void {
 
   const percent = (share: number | null): string => (share === null ? '–' : `${(100 * share).toFixed(1)} %`);
 
-  function showLayers(layers: readonly Layer[]): void {
+  /** @param of which tokens these are means */
+  function showLayers(layers: readonly Layer[], of: string): void {
+    find('strip-of').textContent = of;
     while (rows.children.length > layers.length) rows.lastElementChild!.remove();
     for (const layer of layers) {
       const row = rows.children[layer.layer] ?? newRow(layer.layer);
@@ -161,6 +166,8 @@ export function pageClient(): void {
     setRunning(controller);
     const box = show('assistant', chatting ? '' : prompt);
     box.classList.add('writing');
+    find('strip').classList.add('writing');
+    find('stats').textContent = '';
     const body = box.querySelector('.body')!;
     let written = '';
     const add = (chunk: Chunk): void => {
@@ -171,7 +178,11 @@ export function pageClient(): void {
       // Templates end before a space that the model then writes.
       if (piece) body.append(written === piece && chatting ? piece.trimStart() : piece);
       if (piece) log.scrollTop = log.scrollHeight;
-      if (chunk.layers) showLayers(chunk.layers);
+      if (chunk.layers_now) {
+        const { layers, tokens } = chunk.layers_now;
+        showLayers(layers, `writing: the last ${tokens === 1 ? 'token' : `${tokens} tokens`}`);
+      }
+      if (chunk.layers) showLayers(chunk.layers[0], 'the whole answer');
       if (chunk.timings) {
         const speed = chunk.timings.predicted_per_second ?? 0;
         find('stats').textContent =
@@ -195,6 +206,7 @@ export function pageClient(): void {
       if (!controller.signal.aborted) showError((error as Error).message);
     } finally {
       box.classList.remove('writing');
+      find('strip').classList.remove('writing');
       if (written === '' && chatting) {
         // Nothing came: the next try must not send the question twice.
         messages.pop();

@@ -27,6 +27,7 @@ export const MARKUP = `
       <thead><tr><th scope="col">Layer</th><th scope="col"><span class="hidden">Shares</span></th><th scope="col">Computed</th><th scope="col">Active</th><th scope="col">Recall</th></tr></thead>
       <tbody></tbody>
     </table></div>
+    <p id="strip-of" class="stats"></p>
     <p id="stats" class="stats" aria-live="polite">Send something and watch.</p>
   </section>
   <details id="settings">

@@ -31,9 +31,10 @@ button { cursor: pointer; min-height: 2.5rem; } button:disabled { opacity: .5; c
 aside { padding: 1rem 0; font-size: .9rem; }
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .15rem .3rem; text-align: right; font-weight: normal; white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
-th { color: var(--soft); font-size: .8rem; } td.bar { width: 99%; }
+th { color: var(--soft); font-size: .8rem; } td.bar { width: 99%; } td:nth-child(n+3) { min-width: 4.4em; }
 .track { position: relative; height: .8rem; background: var(--skipped); border-radius: .2rem; overflow: hidden; }
-.track span { position: absolute; inset: 0 auto 0 0; width: 0; transition: width .12s linear; }
+.track span { position: absolute; inset: 0 auto 0 0; width: 0; } #strip:not(.writing) .track span { transition: width .25s ease-out; }
+#strip-of { min-height: 1.5em; }
 .candidates { background: var(--candidates); } .active { background: var(--active); } .skipped { background: var(--skipped); }
 .key { display: inline-block; width: .8rem; height: .8rem; border-radius: .2rem; vertical-align: -.1rem; margin-left: .5rem; }
 .strip-scroll { max-height: 50dvh; overflow-y: auto; }

@@ -1,7 +1,7 @@
 /** POST /v1/chat/completions: a conversation goes on. */
 import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
-import { detailsOf, layersOf, usageOf } from '../account.js';
+import { detailsOf, layersNow, usageOf } from '../account.js';
 import { invalidRequest, notSupported } from '../api-error.js';
 import type { BackendResult, TokenLogprob } from '../backend.js';
 import { parseBody, readJson } from '../body.js';
@@ -14,7 +14,7 @@ import {
   type ResponseFormat,
   type ToolChoice,
 } from '../chat-request.js';
-import { functionName, harmlessFields, hybridField, maybe, samplingFields, schemaObject } from '../fields.js';
+import { functionName, harmlessFields, layersField, maybe, samplingFields, schemaObject } from '../fields.js';
 import { Job, samplingOf, sequencesOf } from '../job.js';
 import * as limits from '../limits.js';
 import { chatLogprobs } from '../logprobs.js';
@@ -60,7 +60,7 @@ const schema = z.strictObject({
   /** At most one call an answer is made, whatever is allowed. */
   parallel_tool_calls: maybe(z.boolean()),
   modalities: maybe(z.array(z.literal('text', 'only text is supported')).max(1)),
-  hybrid_infer: hybridField,
+  hybrid_infer: layersField,
 });
 
 type Body = z.infer<typeof schema>;
@@ -75,6 +75,7 @@ export async function chat(c: ServeContext, service: Service): Promise<Response>
   const constraint = constraintOf(model, tools, choice, formatOf(body));
   const top = logprobsOf(body);
   const n = body.n ?? 1;
+  const withLayers = body.hybrid_infer?.layers ?? false;
   if (n > service.limits.choices)
     throw invalidRequest(`n: ${n} choices, at most ${service.limits.choices}`, 'n', 'invalid_value');
   const sampling = samplingOf(model, body, maxTokensOf(body));
@@ -91,7 +92,7 @@ export async function chat(c: ServeContext, service: Service): Promise<Response>
     sequences: sequencesOf([prompt], n, body.seed),
     sampling: {
       ...sampling,
-      stop: [...sampling.stop!, ...model.templateStops],
+      stop: [...sampling.stop!, ...model.chatStops],
       logprobs: top,
       measureRecall: body.hybrid_infer?.measure_recall,
     },
@@ -126,7 +127,7 @@ export async function chat(c: ServeContext, service: Service): Promise<Response>
       object: 'chat.completion',
       choices,
       usage: usage(results),
-      ...detailsOf(results),
+      ...detailsOf(results, withLayers),
     });
   }
 
@@ -147,8 +148,8 @@ export async function chat(c: ServeContext, service: Service): Promise<Response>
         const text = streams[index] ? streams[index].push(piece) : piece;
         if (text !== '') send(delta(index, { content: text }));
       },
-      onLayers: body.hybrid_infer?.layers
-        ? (layers) => send({ choices: [], layers: layersOf(layers) })
+      onLayers: withLayers
+        ? (index, layers, count) => send({ choices: [], ...layersNow(index, layers, count) })
         : undefined,
     });
     results.forEach((result, index) => {
@@ -157,7 +158,7 @@ export async function chat(c: ServeContext, service: Service): Promise<Response>
       calls.forEach((call, i) => send(delta(index, { tool_calls: [{ index: i, ...callObject(call) }] })));
       send({
         ...delta(index, {}, calls.length > 0 ? 'tool_calls' : result.stopReason),
-        ...detailsOf([result]),
+        ...detailsOf([result], withLayers),
       });
     });
     if (withUsage) events.send({ ...head, object, choices: [], usage: usage(results) });

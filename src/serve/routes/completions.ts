@@ -1,11 +1,11 @@
 /** POST /v1/completions: text goes on. */
 import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
-import { detailsOf, layersOf, usageOf } from '../account.js';
+import { detailsOf, layersNow, usageOf } from '../account.js';
 import { invalidRequest } from '../api-error.js';
 import type { BackendResult, TokenLogprob } from '../backend.js';
 import { parseBody, readJson } from '../body.js';
-import { harmlessFields, hybridField, maybe, samplingFields } from '../fields.js';
+import { harmlessFields, layersField, maybe, samplingFields } from '../fields.js';
 import { Job, samplingOf, sequencesOf } from '../job.js';
 import * as limits from '../limits.js';
 import { completionLogprobs } from '../logprobs.js';
@@ -30,7 +30,7 @@ const schema = z.strictObject({
   echo: maybe(z.boolean()),
   best_of: maybe(z.literal(1, 'best_of is not supported: expected 1')),
   suffix: maybe(z.literal('', 'suffix is not supported: expected ""')),
-  hybrid_infer: hybridField,
+  hybrid_infer: layersField,
 });
 
 export async function completions(c: ServeContext, service: Service): Promise<Response> {
@@ -41,6 +41,7 @@ export async function completions(c: ServeContext, service: Service): Promise<Re
     throw invalidRequest('echo: log probabilities of the prompt are not supported', 'echo');
   const prompts = await encodePrompts(model, body.prompt);
   const n = body.n ?? 1;
+  const withLayers = body.hybrid_infer?.layers ?? false;
   if (n * prompts.length > service.limits.choices) {
     throw invalidRequest(
       `n: ${n * prompts.length} choices, at most ${service.limits.choices}`,
@@ -85,7 +86,7 @@ export async function completions(c: ServeContext, service: Service): Promise<Re
       logprobs: onToken ? completionLogprobs(model, tokens[index], before(index).length) : null,
       finish_reason: result.stopReason,
     }));
-    return c.json({ ...head, choices, usage: usage(results), ...detailsOf(results) });
+    return c.json({ ...head, choices, usage: usage(results), ...detailsOf(results, withLayers) });
   }
 
   return eventStream(c, service.limits.stallMs, job.stop, async (events) => {
@@ -108,12 +109,12 @@ export async function completions(c: ServeContext, service: Service): Promise<Re
     const results = await job.run({
       onToken,
       onText: (index, piece) => send(choice(index, piece, null)),
-      onLayers: body.hybrid_infer?.layers
-        ? (layers) => send({ choices: [], layers: layersOf(layers) })
+      onLayers: withLayers
+        ? (index, layers, count) => send({ choices: [], ...layersNow(index, layers, count) })
         : undefined,
     });
     results.forEach((result, index) =>
-      send({ ...choice(index, '', result.stopReason), ...detailsOf([result]) }),
+      send({ ...choice(index, '', result.stopReason), ...detailsOf([result], withLayers) }),
     );
     if (withUsage) events.send({ ...head, choices: [], usage: usage(results) });
     events.done();

@@ -1,7 +1,9 @@
 /** POST /v1/embeddings: the mean of the last hidden state of each input, normalised. */
 import { z } from 'zod';
+import type { Slot } from '../admission.js';
 import { invalidRequest, notSupported } from '../api-error.js';
 import { parseBody, readJson } from '../body.js';
+import { Deadline } from '../deadline.js';
 import { harmlessFields, maybe } from '../fields.js';
 import { MAX_PROMPTS } from '../limits.js';
 import type { ServeContext, Service } from '../service.js';
@@ -44,10 +46,11 @@ export async function embeddings(c: ServeContext, service: Service): Promise<Res
     if (wrong !== undefined)
       throw invalidRequest(`input: ${wrong} is no token, ids end at ${backend.vocabSize - 1}`, 'input');
   }
-  const signal = service.clientSignal(c);
-  model.admission.requireRoom(1);
-  const slot = await model.admission.acquire(signal);
+  const deadline = new Deadline(service.clientSignal(c), service.limits.requestMs);
+  const { signal } = deadline;
+  let slot: Slot | null = null;
   try {
+    slot = await model.admission.acquire(signal);
     const vectors = await backend.embed(prompts, signal);
     if (body.dimensions !== undefined && body.dimensions !== vectors[0].length)
       throw notSupported(`dimensions: this model has ${vectors[0].length}`, 'dimensions');
@@ -62,8 +65,11 @@ export async function embeddings(c: ServeContext, service: Service): Promise<Res
       })),
       usage: { prompt_tokens: tokens, total_tokens: tokens },
     });
+  } catch (error) {
+    throw signal.aborted ? deadline.error() : error;
   } finally {
-    slot.release();
+    slot?.release();
+    deadline.clear();
   }
 }
 

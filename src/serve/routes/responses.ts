@@ -14,7 +14,7 @@ import {
   type ResponseFormat,
   type ToolChoice,
 } from '../chat-request.js';
-import { functionName, harmlessFields, hybridField, maybe, samplingFields, schemaObject } from '../fields.js';
+import { functionName, harmlessFields, recallField, maybe, samplingFields, schemaObject } from '../fields.js';
 import { Job, samplingOf, sequencesOf } from '../job.js';
 import * as limits from '../limits.js';
 import type { ServeContext, Service } from '../service.js';
@@ -107,7 +107,7 @@ const schema = z.strictObject({
   parallel_tool_calls: maybe(z.boolean()),
   truncation: maybe(z.literal('disabled', 'prompts are not truncated: expected disabled')),
   stream_options: maybe(z.strictObject({ include_obfuscation: maybe(z.literal(false)) })),
-  hybrid_infer: hybridField,
+  hybrid_infer: recallField,
 });
 type Body = z.infer<typeof schema>;
 
@@ -130,7 +130,7 @@ export async function responses(c: ServeContext, service: Service): Promise<Resp
     sequences: sequencesOf([prompt], 1, body.seed),
     sampling: {
       ...sampling,
-      stop: [...sampling.stop!, ...model.templateStops],
+      stop: [...sampling.stop!, ...model.chatStops],
       measureRecall: body.hybrid_infer?.measure_recall,
     },
     mask: grammar ? () => model.mask(grammar) : undefined,

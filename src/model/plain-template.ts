@@ -1,5 +1,5 @@
 /**
- * The template `plain`: for models without one of their own. Base models continue such a dialogue more or
+ * The chat template `plain`: for models without one of their own. Base models continue such a dialogue more or
  * less; the demo model tells tales whatever it is asked.
  */
 export const PLAIN_TEMPLATE = `{%- if tools %}Tools:
