@@ -1,4 +1,5 @@
 /** `estimate`: what a GPU budget would hold and how fast decoding would be, from headers alone. */
+import { isSmooth } from '../kernels/kernels.js';
 import { Option, type Command } from 'commander';
 import { HybridError } from '../errors.js';
 import { GPU_CHOICES, type GpuChoice } from '../gpu/providers.js';
@@ -129,7 +130,7 @@ export function expertActivity(header: PackHeader): LayerActivity[] {
   const { experts } = block.ffn;
   if (experts === null) return [];
   const chosen = experts.active / experts.count;
-  const active = activation.kind === 'silu' ? chosen : chosen / 2;
+  const active = isSmooth(activation.kind) ? chosen : chosen / 2;
   const filled = (share: number) => new Float32Array(intermediateSize).fill(share);
   return header.layers.map(({ router }) => ({
     mode: 'predicted',
