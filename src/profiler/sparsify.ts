@@ -44,7 +44,7 @@ export interface SparsifyCuts {
  */
 const LABEL_LEVEL = 0.5;
 /** Where predictors are compared: share of the contributions they find. */
-export const COMPARE_AT_WEIGHTED_RECALL = 0.97;
+export const COMPARE_AT_WEIGHTED_RECALL = 0.9;
 /** Of contributions; below it quality is gone. */
 const LOWEST_RECALL = 0.7;
 
