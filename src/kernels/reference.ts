@@ -154,7 +154,8 @@ export function createReferenceKernels(memory: WebAssembly.Memory): Kernels {
 
     contribution(kind, gate, up, n) {
       for (let i = 0; i < n; i++) {
-        const value = sigma(kind, 0, f32[gate / 4 + i]) * (up === 0 ? 1 : f32[up / 4 + i]);
+        const act = Math.fround(sigma(kind, 0, f32[gate / 4 + i]));
+        const value = act * (up === 0 ? 1 : f32[up / 4 + i]);
         f32[gate / 4 + i] = Math.abs(value);
       }
     },
