@@ -72,7 +72,7 @@ export async function tabulate(
     });
     for (let l = 0; l < layers; l++) {
       const begin = l * tokens * nFf;
-      for (let k = 0, at = 0, to = i * kept; at < tokens * nFf; at += step, k++, to++) {
+      for (let at = 0, to = i * kept; at < tokens * nFf; at += step, to++) {
         values[l].gate[to] = Math.abs(sigma(activation.kind, 0, gates![begin + at]));
         values[l].contribution[to] = Math.abs(activations![begin + at]) * norms[l][at % nFf];
       }

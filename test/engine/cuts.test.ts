@@ -72,7 +72,12 @@ describe.each(MODELS)('%s', (_, architecture, fields) => {
   const reference = async (cut: ActivationCut | null) => {
     const source = packSource(openPack(await packOf(folder, 'f32')));
     const layers = source.config.layers;
-    const { logits, sparsity } = await plainForward(source, TOKENS, undefined, cut && Array(layers).fill(cut));
+    const { logits, sparsity } = await plainForward(
+      source,
+      TOKENS,
+      undefined,
+      cut && Array(layers).fill(cut),
+    );
     await source.close();
     return { values: logits.flatMap((row) => [...row]), sparsity };
   };
@@ -143,9 +148,12 @@ describe.each(MODELS)('%s', (_, architecture, fields) => {
 describe('a model without zeros and without cuts', () => {
   const folder = writeModel(baseConfig('LlamaForCausalLM', { hidden_act: 'silu' }));
 
-  it.each(['exact', 'predicted'] as const)('refuses FFN mode %s by name, and says what to do', async (ffn) => {
-    await expect(openEngine(folder, 'f32', { ffn })).rejects.toThrow(/silu, which has none/);
-  });
+  it.each(['exact', 'predicted'] as const)(
+    'refuses FFN mode %s by name, and says what to do',
+    async (ffn) => {
+      await expect(openEngine(folder, 'f32', { ffn })).rejects.toThrow(/silu, which has none/);
+    },
+  );
 
   it('runs dense', async () => {
     const engine = await openEngine(folder, 'f32');

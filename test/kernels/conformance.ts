@@ -380,7 +380,8 @@ export function conformance({ name, create }: ConformanceSubject): void {
           values.map((v) => 1 + Math.abs(v)),
           TOLERANCE.elementwise,
         );
-      }));
+      }),
+    );
 
     test('a smooth activation passes where its size is above the cut, on both sides of zero', () =>
       inTwins((twins) => {
