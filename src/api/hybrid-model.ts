@@ -366,8 +366,6 @@ async function startGpu(
 
 async function planFor(pack: Pack, findPlan: LoadOptions['findPlan']): Promise<FfnPlan | null> {
   if (findPlan !== undefined) return findPlan === null ? null : findPlan(pack);
-  // Loaded late: models without zeros never need it.
-  if (pack.header.config.activation.kind === 'silu') return null;
   const { findPlan: findArtifacts } = await import('../profiler/find-plan.js');
   return findArtifacts(pack);
 }

@@ -1,4 +1,5 @@
 /** `bench`: how fast, against what the machine's memory allows. */
+import { canSkip, type FfnPlan } from '../engine/ffn-plan.js';
 import { Option, type Command } from 'commander';
 import type { BenchConfiguration, BenchRow, ModelBench } from '../bench/model.js';
 import type { Machine } from '../bench/machine.js';
@@ -120,7 +121,7 @@ async function bench(context: CliContext, argument: string | undefined, flags: B
   const { signal, progress } = context;
   const pack = openPack(await packFor(path, flags.quant[0] ?? null, { signal, onProgress: progress.report }));
   const { maxContext } = pack.header.config;
-  const modes = flags.ffn ?? defaultModes(pack, findPlan(pack) !== null);
+  const modes = flags.ffn ?? defaultModes(pack, findPlan(pack));
   pack.close();
   const configurations: BenchConfiguration[] = combinations(flags, modes).map((combination) => ({
     load: (contextLength) =>
@@ -144,9 +145,10 @@ async function bench(context: CliContext, argument: string | undefined, flags: B
 }
 
 /** What the model can do, compared. */
-function defaultModes(pack: Pack, hasPredictor: boolean): FfnChoice[] {
-  if (pack.header.config.activation.kind === 'silu') return ['dense'];
-  return hasPredictor ? ['dense', 'exact', 'predicted'] : ['dense', 'exact'];
+function defaultModes(pack: Pack, plan: FfnPlan | null): FfnChoice[] {
+  if (!canSkip(pack.header.config.activation.kind, plan)) return ['dense'];
+  const predicted = plan?.layers.some((layer) => layer.predictor) ?? false;
+  return predicted ? ['dense', 'exact', 'predicted'] : ['dense', 'exact'];
 }
 
 function combinations(flags: BenchFlags, modes: readonly FfnChoice[]): EngineFlags[] {

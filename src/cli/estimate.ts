@@ -1,4 +1,5 @@
 /** `estimate`: what a GPU budget would hold and how fast decoding would be, from headers alone. */
+import { isSmooth } from '../kernels/kernels.js';
 import { Option, type Command } from 'commander';
 import { HybridError } from '../errors.js';
 import { GPU_CHOICES, type GpuChoice } from '../gpu/providers.js';
@@ -70,14 +71,22 @@ Examples:
 async function estimate(context: CliContext, path: string, flags: EstimateFlags): Promise<void> {
   const header = await headerOf(path, flags.quant);
   const hardware = await measureHardware(context, flags);
-  const { estimatePlacement } = await import('../profiler/placement-costs.js');
+  const [{ estimatePlacement }, { unsupportedFfn }] = await Promise.all([
+    import('../profiler/placement-costs.js'),
+    import('../gpu/hot-ffn.js'),
+  ]);
   const model = {
     header,
     activity: expertActivity(header),
     contextTokens: flags.contextTokens,
     kvFormat: flags.kvCache,
   };
-  const result = await estimatePlacement(model, hardware, flags.gpuMemory);
+  // What `run` refuses is not planned: then nothing goes to the GPU.
+  const unsupported = unsupportedFfn(header.config);
+  if (unsupported !== null) {
+    context.warn(`the GPU does not compute ${unsupported}: estimated for the CPU alone`);
+  }
+  const result = await estimatePlacement(model, hardware, unsupported === null ? flags.gpuMemory : 0);
   if (context.json) {
     const { cpuOnly, hybrid, placed } = result;
     const { method, optimal } = result.result;
@@ -129,7 +138,7 @@ export function expertActivity(header: PackHeader): LayerActivity[] {
   const { experts } = block.ffn;
   if (experts === null) return [];
   const chosen = experts.active / experts.count;
-  const active = activation.kind === 'silu' ? chosen : chosen / 2;
+  const active = isSmooth(activation.kind) ? chosen : chosen / 2;
   const filled = (share: number) => new Float32Array(intermediateSize).fill(share);
   return header.layers.map(({ router }) => ({
     mode: 'predicted',

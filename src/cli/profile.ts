@@ -4,8 +4,9 @@ import { UsageError } from '../errors.js';
 import { formatBytes } from '../io/progress.js';
 import type { KernelBackend } from '../kernels/kernels.js';
 import type { WeightFormat } from '../kernels/layout.js';
-import { PREDICTOR_KINDS, type PredictorKind } from '../predictor/types.js';
+import { GATE_PREDICTOR_KINDS, type GatePredictorKind } from '../predictor/types.js';
 import type { ProfileOptions, Target } from '../profiler/options.js';
+import type { Sparsified } from '../profiler/sparsify.js';
 import type { HotResult, ProfileResult, RunFigures } from '../profiler/profile.js';
 import type { CliContext } from './context.js';
 import { modelPath } from './model-argument.js';
@@ -13,6 +14,7 @@ import { layerTable } from './layer-table.js';
 import { KERNEL_CHOICES, outputOptions, quantOption, threadsOption } from './options.js';
 import { byteSize, collect, share, wholeNumber } from './parse.js';
 import { percent } from './stats-line.js';
+import { table } from './table.js';
 import { readTextFile } from './text-file.js';
 
 interface ProfileFlags {
@@ -23,10 +25,11 @@ interface ProfileFlags {
   samples?: number;
   window?: number;
   seed?: number;
-  predictor?: PredictorKind;
+  predictor?: GatePredictorKind;
   rank?: number | 'auto';
   recall?: number;
   maxPplIncrease?: number;
+  sparsify?: number;
   memory?: number;
   device?: string;
   out: string;
@@ -60,7 +63,7 @@ export function registerProfile(program: Command, context: CliContext): void {
     .addOption(whole('--samples <n>', 'most tokens to train on', '--samples', 1, 2 ** 31 - 1))
     .addOption(whole('--window <n>', 'tokens that are read together', '--window', 2, 2 ** 24))
     .addOption(whole('--seed <n>', 'same seed, same artifacts', '--seed', 0, 2 ** 32 - 1))
-    .addOption(new Option('--predictor <kind>', 'kind of predictor').choices(PREDICTOR_KINDS))
+    .addOption(new Option('--predictor <kind>', 'kind of predictor').choices(GATE_PREDICTOR_KINDS))
     .addOption(new Option('--rank <n>', 'hidden units of a predictor, or auto').argParser(parseRank))
     .addOption(
       new Option('--recall <share>', 'choose thresholds for this mean recall (default: 0.99)')
@@ -71,6 +74,14 @@ export function registerProfile(program: Command, context: CliContext): void {
       new Option('--max-ppl-increase <share>', 'choose thresholds by perplexity, such as 0.5%').argParser(
         share('--max-ppl-increase', 0, 10),
       ),
+    )
+    .addOption(
+      new Option(
+        '--sparsify <share>',
+        'SiLU and GELU models: leave out what raises perplexity by at most this, such as 1%',
+      )
+        .argParser(share('--sparsify', 0, 10))
+        .conflicts(['recall', 'maxPplIncrease', 'hotOnly', 'predictor', 'rank', 'merge']),
     )
     .addOption(
       new Option('--memory <size>', 'memory to use (default: half of the machine)').argParser(
@@ -106,6 +117,7 @@ Examples:
   hybrid-infer profile --quick
   hybrid-infer profile ./prosparse-7b --text wiki.txt --report prosparse.html
   hybrid-infer profile model.hpack --hot-only
+  hybrid-infer profile ./llama-2-7b --text wiki.txt --sparsify 1%
   hybrid-infer profile model.hpack --max-ppl-increase 0.5% --out artifacts
   hybrid-infer profile --merge monday.profile tuesday.profile -o both.profile`;
 
@@ -133,6 +145,7 @@ async function profileCommand(
     predictor: flags.predictor,
     rank: flags.rank,
     target: targetOf(flags),
+    sparsify: flags.sparsify,
     memoryBytes: flags.memory,
     device: flags.device,
     threads: flags.threads,
@@ -198,6 +211,7 @@ function toJson(result: ProfileResult, report: string | null): object {
     model: result.predictor.model.name,
     artifacts: { ...result.artifacts, report },
     target: result.target,
+    sparsified: result.sparsified,
     layers: layersOf(result),
     evaluation,
     attempts: result.attempts,
@@ -259,6 +273,30 @@ function screenedLines({ attempts }: ProfileResult): string[] {
   });
 }
 
+const WAYS = {
+  dense: 'dense',
+  gate: 'exact, small gates cut (CATS)',
+  contribution: 'exact, small contributions cut (no less to read: what a predictor can reach)',
+  predicted: 'predicted, by contributions',
+} as const;
+
+/** Dense and what was found, side by side, on text that decided nothing. */
+function sparsifiedLines({ alternatives, verdict, chosen }: Sparsified): string[] {
+  const [dense] = alternatives;
+  const header = ['', 'active', 'FFN bytes', 'of dense', 'perplexity', 'change', 'tokens/s', 'speed'];
+  const rows = alternatives.map((a) => [
+    WAYS[a.name],
+    percent(1 - a.skipped),
+    formatBytes(a.ffnBytes),
+    percent(a.ffnBytes / dense.ffnBytes),
+    a.perplexity.toFixed(4),
+    percent(a.increase),
+    a.tokensPerSecond?.toFixed(1) ?? '-',
+    a.speedup === null ? '-' : `${a.speedup.toFixed(2)}x`,
+  ]);
+  return ['', table(header, rows), '', `chosen: ${chosen}, ${verdict}`];
+}
+
 function toText(result: ProfileResult, report: string | undefined): string {
   const { predictor, evaluation: e } = result;
   const { provenance } = predictor;
@@ -278,7 +316,9 @@ function toText(result: ProfileResult, report: string | undefined): string {
     '',
     `perplexity ${e.perplexity.toFixed(4)}${change}, KL divergence ${e.klDivergence?.toExponential(2) ?? '-'}, ` +
       `top-1 agreement ${e.top1Agreement === null ? '-' : percent(e.top1Agreement)}, on held-out text`,
-    `FFN weights per token: ${formatBytes(ffn)}, ${percent(ffn / exact)} of what exact reads`,
+    ...(result.sparsified
+      ? sparsifiedLines(result.sparsified)
+      : [`FFN weights per token: ${formatBytes(ffn)}, ${percent(ffn / exact)} of what exact reads`]),
     ...screenedLines(result),
     ...costLines(result),
     ...Object.values(result.artifacts),

@@ -1,4 +1,5 @@
 /** `pull`: a model from the Hugging Face Hub into the cache, with an estimate before the download. */
+import { isSmooth } from '../kernels/kernels.js';
 import { totalmem } from 'node:os';
 import { Option, type Command } from 'commander';
 import { UsageError } from '../errors.js';
@@ -102,7 +103,7 @@ async function estimateModel(
   ]);
   const header = await plannedHeader(model, quant);
   const cpuBytesPerSecond = 1e9 * (await BandwidthProbe.measure(selectKernels('auto'), ESTIMATE_SAMPLES));
-  const dense = header.config.activation.kind === 'silu';
+  const dense = isSmooth(header.config.activation.kind);
   const experts = expertActivity(header);
   const activity = experts.length > 0 ? experts : planActivity(null, header, dense ? 'dense' : 'exact');
   const hardware = { cpuBytesPerSecond, gpuBytesPerSecond: cpuBytesPerSecond, crossingSeconds: 1 };

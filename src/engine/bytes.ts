@@ -31,7 +31,7 @@ export function bytesPerToken(layout: ModelLayout, densities: LayerDensity[], po
     if (p && layer.mode === 'predicted') {
       bytes.predictor +=
         (p.fc1 ? p.fc1.rows * p.fc1.stride + 4 * p.rank : 0) +
-        (block.activeExperts / block.experts) * p.fc2.rows * (p.fc2.stride + 4);
+        (block.activeExperts / block.experts) * p.fc2.rows * (p.fc2.stride + (p.up?.stride ?? 0) + 4);
     }
     const kvRow = layout.kvFormat === 'f32' ? config.headDim * 4 : config.headDim + 4;
     bytes.kvCache += 2 * config.kvHeads * kvRow * Math.min(positions, layer.window);

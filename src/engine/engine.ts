@@ -9,7 +9,7 @@ import type { Pack } from '../pack/types.js';
 import { AnswerBox } from './answer-box.js';
 import { createArena } from './arena.js';
 import { bytesPerToken } from './bytes.js';
-import { chunksFor, type FfnMode } from './ffn-plan.js';
+import { chunksFor, cutIn, type ActivationCut, type FfnMode } from './ffn-plan.js';
 import type { GenerateTask, SequenceAccount, StopReason, TokenLogprob } from './jobs.js';
 import { KV_PAGE } from '../kernels/layout.js';
 import { LanePool } from './lanes.js';
@@ -102,6 +102,8 @@ export class Engine {
     const engine = new Engine(pack, layout, memories, choice, lanes, ffn, options.gpu ?? null);
     try {
       await engine.readWeights(load, options);
+      const planned = layout.layers.flatMap(({ cuts }) => Object.values(cuts ?? {}));
+      if (cutsContributions(planned)) await engine.needNorms();
     } catch (error) {
       await lanes.close();
       throw error;
@@ -157,9 +159,13 @@ export class Engine {
 
   /**
    * Change layers' FFN modes from the next request on, without loading again.
+   * @param cuts what each layer leaves out in its mode; by default what the plan says
    * @throws UsageError when a layer is to be `predicted` but was loaded without a predictor
    */
-  setModes(modes: readonly FfnMode[]): Promise<void> {
+  async setModes(modes: readonly FfnMode[], cuts?: readonly ActivationCut[]): Promise<void> {
+    const { layers, config } = this.layout;
+    const inForce = cuts ?? layers.map((layer, l) => cutIn(modes[l], config.activation, layer.cuts));
+    if (cutsContributions(inForce)) await this.needNorms();
     modes.forEach((mode, l) => {
       if (mode === 'predicted' && !this.layout.layers[l].predictor) {
         throw new UsageError(
@@ -169,7 +175,10 @@ export class Engine {
       }
     });
     return this.alone(async () => {
-      modes.forEach((mode, l) => (this.layout.layers[l].mode = mode));
+      layers.forEach((layer, l) => {
+        layer.mode = modes[l];
+        layer.cut = inForce[l];
+      });
       this.salt++;
     });
   }
@@ -397,7 +406,13 @@ export class Engine {
   private serveOn(lanes: LanePool): Serving {
     return new Serving(
       lanes,
-      () => ({ modes: this.override ?? this.modes, gpu: this.gpuOn && !this.recording }),
+      () => ({
+        modes: this.override ?? this.modes,
+        cuts: this.layout.layers.map(({ cut, cuts }, l) =>
+          this.override ? cutIn(this.override[l], this.layout.config.activation, cuts) : cut,
+        ),
+        gpu: this.gpuOn && !this.recording,
+      }),
       (error) => this.goOnWithoutGpu(error),
     );
   }
@@ -543,6 +558,9 @@ export class Engine {
     };
   }
 }
+
+const cutsContributions = (cuts: readonly ActivationCut[]): boolean =>
+  cuts.some(({ contribution }) => contribution > 0);
 
 function writeInline(memories: WebAssembly.Memory[], items: InlineItem[]): void {
   for (const { arena, ptr, data } of items) {

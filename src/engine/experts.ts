@@ -7,8 +7,9 @@ import { rowShare } from './control.js';
 import { chunkSize } from './ffn-plan.js';
 import type { LaneContext } from './lane-context.js';
 import type { LayerPlacement, PredictorPlacement } from './layout.js';
-import { operand, operandRow, product } from './products.js';
+import { product } from './products.js';
 import type { Rows, Vectors } from './rows.js';
+import { score } from './score.js';
 
 /** What one lane knows of the layer under way. Row t's experts stand at t * activeExperts, ascending. */
 export interface Routing {
@@ -106,9 +107,6 @@ export function chooseInExperts(
   const { scratch, routing } = context;
   const { experts: count, activeExperts: active } = context.layout.block;
   const { kernels, u32 } = context.arenas[layer.arena];
-  const { fc1, fc2, rank } = predictor;
-  const input = fc1 ? rows.hidden : rows.normed;
-  const [x, xRow] = [operand(fc2.format, input), operandRow(fc2.format, input)];
   const { offsets, ids } = scratch.candidates;
   let at = 0;
   for (let t = 0; t < rows.count; t++) {
@@ -119,8 +117,7 @@ export function chooseInExperts(
       const { firstRow, cut } = predictor.chunks[index];
       for (let i = 0; i < always; i++) u32[(ids >>> 2) + at++] = begin + i;
       if (scored === 0) continue;
-      const w = fc2.ptr + firstRow * fc2.stride;
-      kernels.dot(fc2.format, w, fc2.stride, scored, x + t * xRow, 0, 1, scratch.scored, scored, rank);
+      score(context, layer, predictor, rows, t, 1, firstRow, begin + always, scored, 0, scored);
       at += kernels.selectAbove(scratch.scored, cut, scored, begin + always, ids + at * 4);
     }
   }

@@ -1,8 +1,39 @@
 /** What the engine needs to know to run a layer's FFN: the mode, the neuron order, the predictor's weights. */
+import { isSmooth, type ActivationKind } from '../kernels/kernels.js';
 import type { RowFormat } from '../kernels/layout.js';
 
 /** DESIGN vocabulary: `dense` computes every neuron, `exact` skips after the gate, `predicted` before it. */
 export type FfnMode = 'dense' | 'exact' | 'predicted';
+
+/** What of a neuron is too small to be computed further; for ReLU and its kin the gate's is the threshold. */
+export interface ActivationCut {
+  /** Smooth activations: passes where |sigma(gate)| > this, before up and down are read. */
+  gate: number;
+  /** x1 = 0 where |x1| ||W_down[:, i]|| < this, before down is read. 0: none. */
+  contribution: number;
+}
+
+/**
+ * The cuts of a layer whose activation has no zeros of its own, by FFN mode; `dense` knows none. `exact` cuts what it
+ * sees first, the gate; `predicted` what its predictor looks for.
+ */
+export type FfnCuts = Record<Exclude<FfnMode, 'dense'>, ActivationCut>;
+
+/** What a layer cuts in a mode. @param cuts null or absent: none beside the activation's own */
+export function cutIn(
+  mode: FfnMode,
+  { kind, threshold }: { kind: ActivationKind; threshold: number },
+  cuts: FfnCuts | null | undefined,
+): ActivationCut {
+  if (!isSmooth(kind)) return { gate: threshold, contribution: 0 };
+  return (mode === 'dense' ? null : cuts?.[mode]) ?? { gate: NOTHING, contribution: 0 };
+}
+/** Below every |sigma(gate)|. */
+const NOTHING = -1;
+
+/** Whether a model can leave neurons out: by its activation, or by the cuts of its plan. */
+export const canSkip = (kind: ActivationKind, plan: FfnPlan | null | undefined): boolean =>
+  !isSmooth(kind) || (plan ?? { layers: [] }).layers.some(({ cuts }) => cuts);
 
 /** Quantised rows as they stand in an artifact (layout.ts row format, `stride` bytes apart, a multiple of 4). */
 export interface QuantRows {
@@ -17,12 +48,17 @@ export interface QuantRows {
  * One layer's predictor: score = fc2 . h, x the FFN input after its norm, and
  * h = relu(fc1 . x + b1), or fc1 . x when b1 is null, or x itself when fc1 is null (a sketch of W_gate).
  * Neuron scored[i] is a candidate when score_i >= cut[i]; fc2's own bias and the threshold are folded into cut.
+ * With `up`, both are sketches, of W_gate and W_up, and score = |sigma(fc2 . x + b) (up . x + b)|, b the biases of
+ * the layer itself; without a gate in the model |sigma(fc2 . x + b)|.
  */
 export interface PredictorWeights {
   rank: number; // hidden units; d for a sketch
   fc1: QuantRows | null; // [rank][d]
   b1: Float32Array | null; // [rank]
   fc2: QuantRows; // [scored.length][rank]
+  /** The score is a contribution. @default false */
+  contribution?: boolean;
+  up?: QuantRows | null; // [scored.length][d]
   cut: Float32Array; // [scored.length]
 }
 
@@ -34,6 +70,8 @@ export interface LayerPlan {
   scored: Uint32Array;
   /** Ids in neither list are never candidates in `predicted` mode. */
   predictor: PredictorWeights | null;
+  /** Of activations without zeros. @default null */
+  cuts?: FfnCuts | null;
   /** [nFf] activation frequency while profiling: neurons are stored hot first by it. Null: not known. */
   frequency: Float32Array | null;
 }

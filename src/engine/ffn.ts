@@ -12,6 +12,7 @@
  * of neurons are kept by row, compressed: those of row t stand at offsets[t] .. offsets[t + 1]. Neurons that
  * the GPU computes are left out of the lists, and in a mixture those of experts that a row has not chosen.
  */
+import { isSmooth } from '../kernels/kernels.js';
 import { rowShare, shareBegin, chunkCursor } from './control.js';
 import { chooseExperts, chooseInExperts, listChosen, weighExperts } from './experts.js';
 import { chunkSize } from './ffn-plan.js';
@@ -21,6 +22,7 @@ import type { LayerPlacement, PredictorPlacement } from './layout.js';
 import { operand, operandRow, product } from './products.js';
 import { countRecall } from './recall.js';
 import { publish, type Rows } from './rows.js';
+import { score } from './score.js';
 import { counters, Stat } from './stats.js';
 import { RowFlag, type Step } from './step.js';
 import { endSpan, nowUs } from './timeline.js';
@@ -112,7 +114,7 @@ function ffnChunk(
 ): void {
   const { layout, scratch, shared, stats } = context;
   const { kernels, u32, f32 } = context.arenas[layer.arena];
-  const { kind } = layout.activation;
+  const kind = layout.activation;
   const { gated, normsX1 } = layout.block;
   const { ffn } = layer;
   const { normed, count: n } = rows;
@@ -126,7 +128,7 @@ function ffnChunk(
   else if (mixture) listChosen(context, layer, chunk, n);
   else if (skip) listCold(context, layer, chunk, n);
   const listed = predictor !== null || mixture || skip !== null;
-  const nnz = listed ? activeOfList(context, layer, l, rows, step) : activeOfAll(context, layer, l, chunk, rows, step); // prettier-ignore
+  let nnz = listed ? activeOfList(context, layer, l, rows, step) : activeOfAll(context, layer, l, chunk, rows, step); // prettier-ignore
   if (predictor) {
     for (let t = 0; t < n; t++) {
       if (step.flags[t] & RowFlag.MEASURE) countRecall(context, layer, l, chunk, rows, step, t);
@@ -149,6 +151,7 @@ function ffnChunk(
       ? kernels.gateUp(kind, act + begin * 4, up + begin * 4, size)
       : countActive(f32, act + begin * 4, size);
   }
+  if (layer.cut.contribution > 0) nnz = dropSmall(context, layer, l, rows, step);
   if (mixture) weighExperts(context, layer, chunk, n);
   if (normsX1) sumSquares(context, layer, chunk, n);
   context.trace?.recordActivations(context, layer, l, n, step);
@@ -161,6 +164,33 @@ function ffnChunk(
     kernels.sumLists(ffn.format, down, ffn.stride, offsets, ids, n, act, sums, shared.rowPartial / 4, d);
   }
   endSpan(context, 'down', began);
+}
+
+/** What contributes less than the layer's cut leaves the lists. @returns entries that stay */
+function dropSmall(context: LaneContext, layer: LayerPlacement, l: number, rows: Rows, step: Step): number {
+  const { kernels, u32 } = context.arenas[layer.arena];
+  const { offsets, ids, act } = context.scratch.active;
+  const { contribution } = layer.cut;
+  let at = 0;
+  for (let t = 0; t < rows.count; t++) {
+    const begin = u32[(offsets >>> 2) + t];
+    const size = u32[(offsets >>> 2) + t + 1] - begin;
+    u32[(offsets >>> 2) + t] = at;
+    const [from, outIds, outAct] = [ids + begin * 4, ids + at * 4, act + at * 4];
+    const kept = kernels.keepLarge(
+      act + begin * 4,
+      from,
+      size,
+      layer.downNorms,
+      contribution,
+      outIds,
+      outAct,
+    );
+    context.stats[counters(context, step, t, l) + Stat.ACTIVE] -= size - kept;
+    at += kept;
+  }
+  u32[(offsets >>> 2) + rows.count] = at;
+  return at;
 }
 
 const countActive = (f32: Float32Array, act: number, size: number): number => {
@@ -199,7 +229,8 @@ function activeOfAll(
   const { begin } = layer.chunks[chunk];
   const size = chunkSize(layer.chunks[chunk]);
   const { gate } = layer;
-  const { kind, threshold } = layout.activation;
+  const kind = layout.activation;
+  const threshold = layer.cut.gate;
   const { offsets, ids, act } = scratch.active;
   const { normed, count: n } = rows;
   const w = gate.ptr + begin * gate.stride;
@@ -235,7 +266,8 @@ function activeOfList(
   const { layout, scratch, stats } = context;
   const { kernels, u32 } = context.arenas[layer.arena];
   const { gate } = layer;
-  const { kind, threshold } = layout.activation;
+  const kind = layout.activation;
+  const threshold = layer.cut.gate;
   const { candidates, active } = scratch;
   const { normed, count: n } = rows;
   const [x, xRow] = [operand(gate.format, normed), operandRow(gate.format, normed)];
@@ -272,12 +304,13 @@ function activateAll(
   outAct: number,
   ids = 0,
 ): number {
-  const { kind, threshold } = context.layout.activation;
+  const kind = context.layout.activation;
+  const { gate: threshold } = layer.cut;
   const { kernels, f32, u32 } = context.arenas[layer.arena];
-  if (kind === 'silu')
-    return kernels.activate(kind, 0, gates, count, ids, Math.max(0, begin), outIds, outAct);
+  if (isSmooth(kind))
+    return kernels.activate(kind, threshold, gates, count, ids, Math.max(0, begin), outIds, outAct);
   const [g, i, a] = [gates >>> 2, outIds >>> 2, outAct >>> 2];
-  const cut = kind === 'fatrelu' ? threshold : 0;
+  const cut = kind === 'fatrelu' ? Math.fround(threshold) : 0;
   for (let k = 0; k < count; k++) {
     const value = f32[g + k];
     u32[i + k] = ids ? u32[(ids >>> 2) + k] : begin + k;
@@ -296,20 +329,28 @@ function chooseCandidates(
 ): void {
   const { scratch } = context;
   const { kernels, u32 } = context.arenas[layer.arena];
-  const { fc1, fc2, rank } = predictor;
   const { begin, always, scored } = layer.chunks[chunk];
   const part = predictor.chunks[chunk];
   const skip = context.gpu && layer.gpu;
   // Neurons are stored hot first: those of the GPU are mostly the first ones, which need no scores then.
   const from = skip ? skip.chunks[chunk].firstScored : 0;
   const n = rows.count;
-  const input = fc1 ? rows.hidden : rows.normed;
   const scoreRow = (scored + 3) & ~3;
   if (scored > from) {
-    const w = fc2.ptr + (part.firstRow + from) * fc2.stride;
-    const [x, xRow] = [operand(fc2.format, input), operandRow(fc2.format, input)];
-    const out = scratch.scored + from * 4;
-    kernels.dot(fc2.format, w, fc2.stride, scored - from, x, xRow, n, out, scoreRow, rank);
+    const first = begin + always + from;
+    score(
+      context,
+      layer,
+      predictor,
+      rows,
+      0,
+      n,
+      part.firstRow + from,
+      first,
+      scored - from,
+      from * 4,
+      scoreRow,
+    );
   }
   const { offsets, ids } = scratch.candidates;
   let at = 0;

@@ -5,7 +5,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { ErrorCode } from '../errors.js';
 import type { KernelChoice } from '../kernels/select.js';
-import type { FfnMode } from './ffn-plan.js';
+import type { ActivationCut, FfnMode } from './ffn-plan.js';
 import type { LoadItem, ModelLayout } from './layout.js';
 import type { SamplingOptions } from './sampler.js';
 import type { TraceRequest } from './trace.js';
@@ -52,6 +52,8 @@ export interface ServeJob {
   /** Why the job before failed, when the others can go on without the sequence of FAILED_ROW. */
   culprit: Failure | null;
   modes: FfnMode[];
+  /** What each layer cuts in its mode. */
+  cuts: ActivationCut[];
   /** Use the GPU units of the layout. */
   gpu: boolean;
   /** Only for a job of one `score` sequence without a known prefix. */

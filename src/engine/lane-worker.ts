@@ -102,7 +102,10 @@ function runJob(lane: Lane, job: Exclude<LaneJob, { type: 'close' }>): void {
 
 /** Step after step, until lane 0 finds nothing to do. */
 function serve({ context, step, sequences }: Lane, job: ServeJob): void {
-  job.modes.forEach((mode, l) => (context.layout.layers[l].mode = mode));
+  context.layout.layers.forEach((layer, l) => {
+    layer.mode = job.modes[l];
+    layer.cut = job.cuts[l];
+  });
   context.trace = job.trace && new TraceBuffers(job.trace);
   sequences?.resume(job.culprit);
   for (;;) {

@@ -21,8 +21,11 @@ import { blockShape, type BlockShape } from './block-shape.js';
 import type { GpuUnits } from './gpu-mailbox.js';
 import { REDUNDANT_ROWS } from './rows.js';
 import {
+  cutIn,
   dealNeurons,
   chunkSize,
+  type ActivationCut,
+  type FfnCuts,
   type FfnMode,
   type FfnPlan,
   type NeuronChunk,
@@ -44,6 +47,8 @@ export interface PredictorPlacement {
   fc1: Matrix<RowFormat> | null; // [rank][d]; null: a sketch, fc2 meets x itself
   b1: Ptr; // [rank] f32; 0: the hidden layer is linear
   fc2: Matrix<RowFormat>; // [scored][rank], in dealt order
+  contribution: boolean; // scores are sigma of the gate's times up's
+  up: Matrix<RowFormat> | null; // [scored][d], as fc2
   /** Dealt position -> row of the plan's scored list. */
   scoredRows: Uint32Array;
   /** Per chunk: its first fc2 row and its cuts (f32, each part aligned). */
@@ -97,6 +102,10 @@ export interface LayerPlacement {
   keys: KvRows[]; // per KV head
   values: KvRows[];
   mode: FfnMode;
+  /** In force: that of the mode. */
+  cut: ActivationCut;
+  /** By mode, as planned; null: the activation's own alone. */
+  cuts: FfnCuts | null;
   /** Storage position -> model neuron id; null: the model's own order. */
   order: Uint32Array | null;
   /** [chunkCount * experts]: chunk c's part of expert e at c * experts + e. */
@@ -157,6 +166,7 @@ export interface LaneScratch {
   hiddenQ: Ptr; // [R] rows of rowHiddenQ bytes
   scores: Ptr; // [heads of one KV head][alignUp(contextLength, 16)] f32: attention
   scored: Ptr; // [T][alignUp(nMax, 4)] f32: predictor scores
+  scoredUp: Ptr; // likewise, of up; 0 where no predictor has any
   gate: Ptr; // [T * nMax] f32
   candidates: RowLists;
   active: RowLists & { act: Ptr; up: Ptr }; // act, up: f32 beside the ids
@@ -167,8 +177,8 @@ export interface LaneScratch {
 export interface ModelLayout {
   config: ModelConfig;
   block: BlockShape;
-  /** Of the config, its threshold as kernels see it: an f32 number. */
-  activation: { kind: ActivationKind; threshold: number };
+  /** Of the config; layers have the cuts. */
+  activation: ActivationKind;
   contextLength: number;
   batchTokens: number;
   /** Sequences that can run at once. */
@@ -317,6 +327,9 @@ export function planLayout(
         ? placePredictor(layerPlan, chunks, scoredRows, (data) => placeInline(arena, data))
         : null;
     const { rotates, window } = layerType(config, l);
+    const mode =
+      options.ffn === 'predicted' ? (predictor ? 'predicted' : (layerPlan?.mode ?? 'exact')) : options.ffn;
+    const cuts = layerPlan?.cuts ?? null;
     return {
       arena,
       attnNorm: placeNorm(arena, layer.attnNorm, layer.attnNormBias),
@@ -339,8 +352,9 @@ export function planLayout(
       downBias: placeVector(arena, layer.downBias),
       keys: [],
       values: [],
-      mode:
-        options.ffn === 'predicted' ? (predictor ? 'predicted' : (layerPlan?.mode ?? 'exact')) : options.ffn,
+      mode,
+      cut: cutIn(mode, config.activation, cuts),
+      cuts,
       order,
       chunks,
       predictor,
@@ -378,7 +392,7 @@ export function planLayout(
   const layout: ModelLayout = {
     config,
     block,
-    activation: { kind: config.activation.kind, threshold: Math.fround(config.activation.threshold) },
+    activation: config.activation.kind,
     contextLength: options.contextLength,
     batchTokens: options.batchTokens,
     slots: options.slots,
@@ -472,6 +486,7 @@ function planScratch(
     hiddenQ: arena.take(R * rows.rowHiddenQ),
     scores: arena.take((config.heads / config.kvHeads) * alignUp(options.contextLength, 16) * 4),
     scored: floats(T),
+    scoredUp: options.plan?.layers.some((layer) => layer.predictor?.up) ? floats(T) : 0,
     gate: floats(T),
     candidates: lists(T),
     active: { ...lists(T), act: floats(T), up: floats(T) },
@@ -507,7 +522,9 @@ function predictorBytes(plan: LayerPlan | null): number {
   const p = plan?.predictor;
   if (!p) return 0;
   return (
-    (p.fc1?.data.byteLength ?? 0) + p.fc2.data.byteLength + 4 * ((p.b1?.length ?? 0) + p.cut.length) + 4096
+    [p.fc1, p.fc2, p.up].reduce((sum, rows) => sum + (rows?.data.byteLength ?? 0), 0) +
+    4 * ((p.b1?.length ?? 0) + p.cut.length) +
+    4096
   );
 }
 
@@ -519,10 +536,11 @@ function placePredictor(
 ): PredictorPlacement {
   const p = plan.predictor!;
   const asBytes = (a: Float32Array): Uint8Array => new Uint8Array(a.buffer, a.byteOffset, a.byteLength);
-  const fc2 = new Uint8Array(p.fc2.data.byteLength);
-  scoredRows.forEach((row, i) => {
-    fc2.set(p.fc2.data.subarray(row * p.fc2.stride, (row + 1) * p.fc2.stride), i * p.fc2.stride);
-  });
+  const dealt = ({ data, stride }: QuantRows): Uint8Array => {
+    const out = new Uint8Array(data.byteLength);
+    scoredRows.forEach((row, i) => out.set(data.subarray(row * stride, (row + 1) * stride), i * stride));
+    return out;
+  };
   let firstRow = 0;
   const perChunk = chunks.map((chunk) => {
     const cut = Float32Array.from(
@@ -544,7 +562,9 @@ function placePredictor(
     rank: p.rank,
     fc1: p.fc1 && matrix(p.fc1, p.fc1.data),
     b1: p.b1 ? put(asBytes(p.b1)) : 0,
-    fc2: matrix(p.fc2, fc2),
+    fc2: matrix(p.fc2, dealt(p.fc2)),
+    contribution: p.contribution ?? false,
+    up: p.up ? matrix(p.up, dealt(p.up)) : null,
     scoredRows,
     chunks: perChunk,
   };

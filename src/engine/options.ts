@@ -5,7 +5,7 @@ import type { ActivationKind, KvFormat } from '../kernels/kernels.js';
 import { KV_PAGE, type WeightFormat } from '../kernels/layout.js';
 import type { ModelConfig } from '../model/types.js';
 import type { PackHeader } from '../pack/types.js';
-import type { FfnMode } from './ffn-plan.js';
+import { canSkip, type FfnMode } from './ffn-plan.js';
 import type { EngineOptions } from './requests.js';
 
 /** A cache for 128k positions would take many gigabytes; who needs more than this asks for it. */
@@ -89,13 +89,13 @@ export const defaultKvFormat = (quant: WeightFormat): KvFormat => (quant === 'f3
 
 function chooseFfn(kind: ActivationKind, options: EngineOptions): FfnMode {
   const asked = options.ffn ?? 'auto';
-  if (kind === 'silu') {
+  if (!canSkip(kind, options.plan)) {
     if (asked === 'auto' || asked === 'dense') return 'dense';
     throw new ModelError(
       'MODEL_UNSUPPORTED',
-      `FFN mode ${asked} needs an activation with zeros; this model has SiLU, which has none`,
+      `FFN mode ${asked} needs an activation with zeros; this model has ${kind}, which has none`,
       {
-        hint: 'Use --ffn dense, or a ReLU-sparse model such as ProSparse.',
+        hint: 'Use --ffn dense, or find what can be left out: hybrid-infer profile <model> --sparsify 1%.',
       },
     );
   }

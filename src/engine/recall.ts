@@ -41,7 +41,7 @@ function countPart(
 ): void {
   const { scratch, stats, layout } = context;
   const { kernels, u32, f32 } = context.arenas[layer.arena];
-  const { kind, threshold } = layout.activation;
+  const kind = layout.activation;
   const { begin } = part;
   const size = chunkSize(part);
   const { gate, ffn } = layer;
@@ -52,7 +52,7 @@ function countPart(
   const w = gate.ptr + begin * gate.stride;
   kernels.dot(gate.format, w, gate.stride, size, operand(gate.format, x), 0, 1, gates, size, gate.cols);
   if (layer.gateBias) kernels.addScaled(gates, layer.gateBias + begin * 4, 1, size);
-  const passed = kernels.activate(kind, threshold, gates, size, 0, begin, ids, act);
+  const passed = kernels.activate(kind, layer.cut.gate, gates, size, 0, begin, ids, act);
   u32[offsets >>> 2] = 0;
   u32[(offsets >>> 2) + 1] = passed;
   if (layout.block.gated) {
@@ -68,10 +68,11 @@ function countPart(
   const at = counters(context, step, t, l);
   for (let i = 0; i < passed; i++) {
     const value = f32[(act >>> 2) + i];
-    if (value === 0) continue;
     const id = u32[(ids >>> 2) + i];
+    const norm = f32[(layer.downNorms >>> 2) + id];
+    if (value === 0 || Math.abs(value) * norm < layer.cut.contribution) continue;
     while (c < end && u32[(candidates.ids >>> 2) + c] < id) c++;
-    const weight = Math.abs(value) * expertWeight * f32[(layer.downNorms >>> 2) + id];
+    const weight = Math.abs(value) * expertWeight * norm;
     stats[at + Stat.TRUE_ACTIVE] += 1;
     stats[at + Stat.TRUE_WEIGHT] += weight;
     if (onGpu?.[id] || (c < end && u32[(candidates.ids >>> 2) + c] === id)) {

@@ -3,7 +3,7 @@
  * `serve` job runs as long as there is one.
  */
 import { HybridError, RuntimeFault } from '../errors.js';
-import type { FfnMode } from './ffn-plan.js';
+import type { ActivationCut, FfnMode } from './ffn-plan.js';
 import type {
   Failure,
   SequenceAccount,
@@ -34,6 +34,7 @@ export interface SequenceOutcome {
 /** How the next `serve` job runs; asked anew for each. */
 export interface ServeSettings {
   modes: FfnMode[];
+  cuts: ActivationCut[];
   gpu: boolean;
 }
 

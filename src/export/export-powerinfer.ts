@@ -5,6 +5,7 @@
  * PowerInfer computes ReLU (dReLU for architecture `bamboo`): a FATReLU threshold is lost, which makes more
  * neurons active than this program finds.
  */
+import { isSmooth } from '../kernels/kernels.js';
 import { HybridError } from '../errors.js';
 import { describeBlock } from '../model/block.js';
 import { expectedTensors, ggufName } from '../model/tensor-names.js';
@@ -57,7 +58,7 @@ function architectureOf(config: ModelConfig, type: GgufType): string {
   const { kind } = config.activation;
   const block = beyondLlama(config) ?? describeBlock(config)[0];
   const problem =
-    kind === 'silu' || kind === 'relu2'
+    isSmooth(kind) || kind === 'relu2'
       ? `the activation ${kind}`
       : config.headDim * config.heads !== config.hiddenSize
         ? `a head size other than hidden size / heads`

@@ -3,6 +3,7 @@
  * out, weights as initializers; the KV cache stays with the CPU lanes, because onnxruntime's Node binding
  * cannot keep tensors on a CUDA device between runs.
  */
+import { HybridError } from '../errors.js';
 import type { ActivationKind } from '../kernels/kernels.js';
 import { float, GraphBuilder, int } from '../onnx/graph-builder.js';
 import { DATA_TYPE, MICROSOFT_DOMAIN } from '../onnx/schema.js';
@@ -80,6 +81,10 @@ function activate(g: GraphBuilder, gate: string, { kind, threshold }: Activation
     }
     case 'silu':
       return g.op('Mul', [gate, g.op('Sigmoid', [gate])]);
+    case 'gelu':
+    case 'gelu_tanh':
+    case 'gelu_quick':
+      throw new HybridError('MODEL_UNSUPPORTED', `the GPU does not compute ${kind}`);
   }
 }
 

@@ -77,7 +77,8 @@ export function buildUnit(read: ReadAt, header: PackHeader, unit: GpuUnit, weigh
 }
 
 /** What the GPU's graphs do not compute of a model's FFNs; null: nothing. */
-export function unsupportedFfn({ block }: ModelConfig): string | null {
+export function unsupportedFfn({ activation, block }: ModelConfig): string | null {
+  if (activation.kind.startsWith('gelu')) return activation.kind;
   if (block.ffn.experts) return 'mixtures of experts';
   return block.ffn.norm ? 'a norm between x1 and the down projection' : null;
 }

@@ -19,10 +19,25 @@ export type Ptr = number;
 
 /**
  * sigma of the FFN: `relu` max(g,0); `fatrelu` g if g > threshold else 0; `drelu` relu(gate)*relu(up);
- * `relu2` max(g,0)^2; `silu` g*sigmoid(g), which has no zeros.
+ * `relu2` max(g,0)^2. The smooth ones have no zeros of their own: `silu` g*sigmoid(g); `gelu` g*Phi(g);
+ * `gelu_tanh` its approximation g*sigmoid(2 sqrt(2/pi) (g + 0.044715 g^3)); `gelu_quick` g*sigmoid(1.702 g).
  */
-export type ActivationKind = 'relu' | 'fatrelu' | 'drelu' | 'relu2' | 'silu';
-export const ACTIVATION_KINDS: readonly ActivationKind[] = ['relu', 'fatrelu', 'drelu', 'relu2', 'silu'];
+export type ActivationKind =
+  'relu' | 'fatrelu' | 'drelu' | 'relu2' | 'silu' | 'gelu' | 'gelu_tanh' | 'gelu_quick';
+export const ACTIVATION_KINDS: readonly ActivationKind[] = [
+  'relu',
+  'fatrelu',
+  'drelu',
+  'relu2',
+  'silu',
+  'gelu',
+  'gelu_tanh',
+  'gelu_quick',
+];
+
+/** No zeros: a neuron is skipped only where a cut says that it is small (engine/ffn-plan.ts). */
+export const isSmooth = (kind: ActivationKind): boolean =>
+  kind === 'silu' || kind === 'gelu' || kind === 'gelu_tanh' || kind === 'gelu_quick';
 
 /** A KV row: [headDim] f32, or [headDim] i8 with one f32 scale beside them. */
 export type KvFormat = 'f32' | 'q8';

@@ -13,7 +13,7 @@ import {
   sketchBits,
   type RowFormat,
 } from './layout.js';
-import type { ActivationKind, Kernels, KvFormat, Ptr } from './kernels.js';
+import { isSmooth, type ActivationKind, type Kernels, type KvFormat, type Ptr } from './kernels.js';
 import { quantizeI8 } from './reference/rounding.js';
 import { arenaViews } from './reference/views.js';
 import { decodeSketchRow } from './reference/sketch-rows.js';
@@ -134,7 +134,7 @@ export function createReferenceKernels(memory: WebAssembly.Memory): Kernels {
       for (let i = 0; i < n; i++) {
         const id = ids === 0 ? firstId + i : u32[ids / 4 + i];
         const value = Math.fround(sigma(kind, Math.fround(threshold), f32[gate / 4 + i]));
-        if (value === 0 && kind !== 'silu') continue;
+        if (isSmooth(kind) ? Math.abs(value) <= Math.fround(threshold) : value === 0) continue;
         u32[outIds / 4 + passed] = id;
         f32[outAct / 4 + passed] = value;
         passed++;
@@ -150,6 +150,26 @@ export function createReferenceKernels(memory: WebAssembly.Memory): Kernels {
         if (f32[act / 4 + i] !== 0) nonZero++;
       }
       return nonZero;
+    },
+
+    contribution(kind, gate, up, n) {
+      for (let i = 0; i < n; i++) {
+        const act = Math.fround(sigma(kind, 0, f32[gate / 4 + i]));
+        const value = act * (up === 0 ? 1 : f32[up / 4 + i]);
+        f32[gate / 4 + i] = Math.abs(value);
+      }
+    },
+
+    keepLarge(act, ids, n, weight, least, outIds, outAct) {
+      let kept = 0;
+      for (let i = 0; i < n; i++) {
+        const id = u32[ids / 4 + i];
+        const value = f32[act / 4 + i];
+        if (Math.fround(Math.abs(value) * f32[weight / 4 + id]) < Math.fround(least)) continue;
+        u32[outIds / 4 + kept] = id;
+        f32[outAct / 4 + kept++] = value;
+      }
+      return kept;
     },
 
     selectAbove(score, cut, n, firstId, outIds) {
@@ -279,7 +299,7 @@ export function createReferenceKernels(memory: WebAssembly.Memory): Kernels {
  * sigma(g). Written so that NaN passes through (NaN <= 0 is false): a fault upstream reaches the logits,
  * where it is checked, instead of looking like an inactive neuron.
  */
-function sigma(kind: ActivationKind, threshold: number, g: number): number {
+export function sigma(kind: ActivationKind, threshold: number, g: number): number {
   switch (kind) {
     case 'relu':
     case 'drelu':
@@ -290,5 +310,23 @@ function sigma(kind: ActivationKind, threshold: number, g: number): number {
       return g <= 0 ? 0 : g * g;
     case 'silu':
       return g / (1 + Math.exp(-g));
+    case 'gelu':
+      return (g * (1 + erf(g * Math.SQRT1_2))) / 2;
+    case 'gelu_tanh':
+      return g / (1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (g + 0.044715 * g ** 3)));
+    case 'gelu_quick':
+      return g / (1 + Math.exp(-1.702 * g));
   }
+}
+
+/** erf(x) = 2/sqrt(pi) e^(-x^2) sum over n of 2^n x^(2n+1) / (1 3 5 ... (2n+1)): all terms have one sign. */
+export function erf(x: number): number {
+  if (Math.abs(x) > 6) return Math.sign(x);
+  let term = x;
+  let sum = x;
+  for (let n = 1; Math.abs(term) > 1e-17 * Math.abs(sum); n++) {
+    term *= (2 * x * x) / (2 * n + 1);
+    sum += term;
+  }
+  return ((2 * Math.exp(-x * x)) / Math.sqrt(Math.PI)) * sum;
 }

@@ -124,8 +124,9 @@ export const KERNELS = {
   // ---- choosing neurons --------------------------------------------------------------------------------
 
   /**
-   * sigma and compaction. For i < n, neuron id = ids ? ids[i] : firstId + i. Where sigma(gate[i]) != 0
-   * (silu: always), append its id to outIds and sigma(gate[i]) to outAct. Returns how many passed.
+   * sigma and compaction. For i < n, neuron id = ids ? ids[i] : firstId + i. Where sigma(gate[i]) != 0 (smooth
+   * kinds: |sigma(gate[i])| > threshold), append its id to outIds and sigma(gate[i]) to outAct. Returns how many
+   * passed.
    * `drelu` filters by the gate here and applies relu to up in `gateUp`. outIds may be ids, outAct may be gate.
    * The threshold is rounded to f32 first.
    */
@@ -147,6 +148,28 @@ export const KERNELS = {
     ['act', { of: 'f32', size: 'n' }],
     ['up', { of: 'f32', size: 'n' }],
     ['n', 'count'],
+  ),
+  /** gate[i] = |sigma(gate[i]) * up[i]| for i < n (up 0: |sigma(gate[i])|; thresholds are 0). */
+  contribution: kernel(
+    'nothing',
+    ['kind', 'activation'],
+    ['gate', { of: 'f32', size: 'n' }],
+    ['up', { of: 'f32', size: 'n', optional: true }],
+    ['n', 'count'],
+  ),
+  /**
+   * Where |act[i]| * weight[ids[i]] >= least for i < n (NaN passes), append ids[i] to outIds and act[i] to outAct.
+   * Returns how many passed. outIds may be ids or stand before it, outAct likewise.
+   */
+  keepLarge: kernel(
+    'count',
+    ['act', { of: 'f32', size: 'n' }],
+    ['ids', { of: 'u32', size: 'n' }],
+    ['n', 'count'],
+    ['weight', { of: 'f32', size: 'reach(ids)' }],
+    ['least', 'real'],
+    ['outIds', { of: 'u32', size: 'n' }],
+    ['outAct', { of: 'f32', size: 'n' }],
   ),
   /** Append firstId + i to outIds where score[i] >= cut[i]; cut is f32 [n]. Returns how many. */
   selectAbove: kernel(

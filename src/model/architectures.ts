@@ -53,6 +53,11 @@ const GATED: Readonly<Record<string, ActivationKind>> = {
   relu2: 'relu2',
   silu: 'silu',
   swish: 'silu',
+  gelu: 'gelu',
+  gelu_new: 'gelu_tanh',
+  gelu_fast: 'gelu_tanh',
+  gelu_pytorch_tanh: 'gelu_tanh',
+  quick_gelu: 'gelu_quick',
 };
 /** Without a gate there is nothing that dReLU could multiply. */
 const PLAIN = GATED;

@@ -11,8 +11,8 @@ import * as limits from './limits.js';
 import { GGUF, namedLike, type Naming } from './tensor-names.js';
 
 export interface GgufArchitecture {
-  /** What llama.cpp computes for it; null: an activation that this runtime has not, unless the file names one. */
-  activation: ActivationKind | null;
+  /** What llama.cpp computes for it, unless the file names another. */
+  activation: ActivationKind;
   /** @param key a metadata key without the architecture's name */
   describe?(meta: GgufMetadata, key: (name: string) => string, facts: GgufFacts): Difference;
   names: Naming;
@@ -132,7 +132,7 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
     }),
   },
   falcon: {
-    activation: null,
+    activation: 'gelu',
     describe: (_meta, _key, facts) => ({
       ...biases(facts),
       block: {

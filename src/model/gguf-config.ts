@@ -1,5 +1,5 @@
 /** GGUF metadata -> ModelConfig, with the row of the file's architecture. */
-import { ACTIVATION_KINDS, type ActivationKind } from '../kernels/kernels.js';
+import { ACTIVATION_KINDS, isSmooth, type ActivationKind } from '../kernels/kernels.js';
 import { likeLlama } from './architectures.js';
 import { checkShape, checkTokenIds, type ReadConfig } from './config.js';
 import { GGUF_ARCHITECTURES } from './gguf-architectures.js';
@@ -99,22 +99,16 @@ function readEpsilon(meta: GgufMetadata, key: (name: string) => string, kind: 'r
 function readActivation(
   meta: GgufMetadata,
   architecture: string,
-  usual: ActivationKind | null,
+  usual: ActivationKind,
   warnings: string[],
 ): ModelConfig['activation'] {
   const keys = ['hybrid_infer.activation', `${architecture}.hidden_act`, `${architecture}.hidden_activation`];
   const key = keys.find((k) => meta.has(k));
   if (key === undefined) {
-    if (usual === null) {
-      throw meta.unsupported(
-        `architecture ${architecture} computes GELU, unless the file says hybrid_infer.activation: it`,
-        'Use the Hugging Face folder of a ReLU model, whose config names the activation.',
-      );
-    }
     const name = meta.text('general.name') ?? '';
-    if (usual === 'silu' && /relu|prosparse|sparse/i.test(name)) {
+    if (isSmooth(usual) && /relu|prosparse|sparse/i.test(name)) {
       warnings.push(
-        `the name ${JSON.stringify(name)} suggests a ReLU model, but the file does not say so: computed as SiLU. ` +
+        `the name ${JSON.stringify(name)} suggests a ReLU model, but the file does not say so: computed as ${usual}. ` +
           'Use the Hugging Face folder, whose config names the activation',
       );
     }

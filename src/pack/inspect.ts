@@ -1,4 +1,5 @@
 /** What a model or pack is made of, as data: shapes, formats, bytes per part, and what sparsity can do. */
+import { isSmooth } from '../kernels/kernels.js';
 import type { WeightFormat } from '../kernels/layout.js';
 import { describeBlock } from '../model/block.js';
 import type { GlobalTensor, ModelConfig, TensorName, WeightSource } from '../model/types.js';
@@ -160,7 +161,7 @@ function describe(tally: Tally, facts: Facts): Description {
     (config.tiedEmbeddings ? embedding : 0) +
     embeddingRowBytes -
     idle * (tally.bytes('gate') + tally.bytes('upDown'));
-  const sparse = config.activation.kind !== 'silu';
+  const sparse = !isSmooth(config.activation.kind);
   const parameters = parts.reduce((sum, p) => sum + p.parameters, 0);
   return {
     ...rest,
@@ -173,7 +174,9 @@ function describe(tally: Tally, facts: Facts): Description {
       activation: config.activation,
       sparse,
       ffnModes: sparse ? ['dense', 'exact', 'predicted'] : ['dense'],
-      reason: sparse ? null : 'SiLU is never exactly zero: there is nothing to skip',
+      reason: sparse
+        ? null
+        : `${config.activation.kind} is never exactly zero: nothing is skipped until profile --sparsify has found cuts`,
       gateRowBytes: Math.round(gateRowBytes),
       recordBytes: Math.round(recordBytes),
     },

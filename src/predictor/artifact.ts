@@ -3,7 +3,7 @@
  * thresholds can be chosen without profiling again. `run --ffn predicted` needs nothing else.
  */
 import { z } from 'zod';
-import type { FfnMode } from '../engine/ffn-plan.js';
+import type { FfnCuts, FfnMode } from '../engine/ffn-plan.js';
 import { ArtifactError, HybridError } from '../errors.js';
 import { MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS } from '../model/limits.js';
 import {
@@ -74,6 +74,8 @@ const bytesSchema = z.strictObject({
   predictor: z.number().min(0),
 });
 export type ModeBytes = z.infer<typeof bytesSchema>;
+const cutSchema = z.strictObject({ gate: z.number().min(0), contribution: z.number().min(0) });
+const cutsSchema = z.strictObject({ exact: cutSchema, predicted: cutSchema });
 
 /** How recall and predicted sparsity of a layer move with the threshold, measured on held-out samples. */
 export interface LayerCurve {
@@ -94,6 +96,8 @@ export interface LayerChoice {
   heldOut: z.infer<typeof heldOutSchema>;
   /** By the plan's cost model, for the quantisation that was profiled. */
   bytes: ModeBytes;
+  /** What is left out of an activation without zeros. @default none */
+  cuts?: FfnCuts;
 }
 
 export interface PredictorLayer extends LayerChoice {
@@ -151,6 +155,7 @@ const layerSchema = z.strictObject({
   threshold: z.number(),
   heldOut: heldOutSchema,
   bytes: bytesSchema,
+  cuts: cutsSchema.optional(),
   curve: z.strictObject({
     threshold: f32Schema,
     recall: f32Schema,
@@ -164,6 +169,7 @@ const layerSchema = z.strictObject({
     fc1: rowMatrixSchema.nullable(),
     b1: f32Schema.nullable(),
     fc2: rowMatrixSchema,
+    up: rowMatrixSchema.nullable().optional(),
     scoredIds: u32Schema,
     cut: f32Schema,
     cutScale: f32Schema,
@@ -182,13 +188,14 @@ export function writePredictor(path: string, artifact: PredictorArtifact): Promi
 }
 
 export function encodeLayer(layer: PredictorLayer): unknown {
-  const { predictor: p, curve, mode, reason, threshold, heldOut, bytes } = layer;
+  const { predictor: p, curve, mode, reason, threshold, heldOut, bytes, cuts } = layer;
   return {
     mode,
     reason,
     threshold,
     heldOut,
     bytes,
+    ...(cuts ? { cuts } : {}),
     curve: {
       threshold: toBytes(curve.threshold),
       recall: toBytes(curve.recall),
@@ -202,6 +209,7 @@ export function encodeLayer(layer: PredictorLayer): unknown {
       fc1: p.fc1 && encodeRows(p.fc1),
       b1: p.b1 && toBytes(p.b1),
       fc2: encodeRows(p.fc2),
+      ...(p.up ? { up: encodeRows(p.up) } : {}),
       scoredIds: toBytes(p.scoredIds),
       cut: toBytes(p.cut),
       cutScale: toBytes(p.cutScale),
@@ -242,6 +250,9 @@ export function decodeLayer(block: unknown, l: number, model: ArtifactModel, whe
   if (p.fc1 === null) require(p.rank === d && p.b1 === null, 'a sketch has rank d and no bias');
   else checkRows(p.fc1, p.rank, d, `${where}: fc1`);
   checkRows(p.fc2, p.scoredIds.length, p.rank, `${where}: fc2`);
+  require(p.kind === 'contribution' || !p.up, 'only contributions have a sketch of up');
+  require(p.kind !== 'contribution' || p.fc1 === null, 'contributions are scored by sketches');
+  if (p.up) checkRows(p.up, p.scoredIds.length, d, `${where}: up`);
   require(p.b1 === null || p.b1.length === p.rank, 'b1 does not have one value per hidden unit');
   require(p.cut.length === p.scoredIds.length, 'cut does not have one value per scored neuron');
   require(p.cutScale.length === p.scoredIds.length, 'cutScale does not have one value per scored neuron');

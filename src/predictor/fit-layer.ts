@@ -49,14 +49,14 @@ import {
   type SketchFormat,
 } from './sketch.js';
 import { quantiseNetwork, randomFactors, startFrom, train, type TrainState } from './train.js';
-import type { LayerPredictor, PredictorKind } from './types.js';
+import type { GatePredictorKind, LayerPredictor } from './types.js';
 
 export type { Attempt } from './screen.js';
 
 export interface FitJob {
   layer: number;
   /** auto: sketches and low-rank starts are compared, and the best low-rank one trained if it is close. */
-  kind: PredictorKind | 'auto';
+  kind: GatePredictorKind | 'auto';
   /** Recall to compare at. */
   recall: number;
   /** Predictor bits per gate weight, scales included: larger predictors are not tried. */
@@ -123,7 +123,7 @@ interface Known {
 }
 
 interface Candidate {
-  kind: PredictorKind;
+  kind: GatePredictorKind;
   network: Network;
   cuts: Cuts;
   trial: Trial;

@@ -1,11 +1,18 @@
 /** Scores of a predictor by the engine's own kernels on the rows as they are stored: what a run will do. */
 import { activationBytes, alignUp } from '../kernels/layout.js';
-import type { Ptr } from '../kernels/kernels.js';
+import type { ActivationKind, Ptr } from '../kernels/kernels.js';
 import { instantiateKernels, selectKernels } from '../kernels/select.js';
 import type { LayerPredictor, RowMatrix } from './types.js';
 
 /** The rows of a predictor: fc2 scores the neurons it has rows for. */
-export type Network = Pick<LayerPredictor, 'fc1' | 'b1' | 'fc2'>;
+export type Network = Pick<LayerPredictor, 'fc1' | 'b1' | 'fc2' | 'up'> & { kind?: LayerPredictor['kind'] };
+
+/** What contributions need of the layer beside the sketches: biases by row of fc2, null where there are none. */
+export interface Biases {
+  activation: ActivationKind;
+  gate: Float32Array | null;
+  up: Float32Array | null;
+}
 
 /** Tokens scored together. */
 const TOKENS = 64;
@@ -13,14 +20,18 @@ const TOKENS = 64;
 export class Scorer {
   private readonly memory: WebAssembly.Memory;
   private readonly kernels: ReturnType<typeof instantiateKernels>;
-  private readonly at: Record<'x' | 'xq' | 'fc1' | 'b1' | 'hidden' | 'hiddenQ' | 'fc2' | 'scores', Ptr>;
+  private readonly at: Record<
+    'x' | 'xq' | 'fc1' | 'b1' | 'hidden' | 'hiddenQ' | 'fc2' | 'up' | 'scores' | 'ups',
+    Ptr
+  >;
 
   /** The network in an arena of its own. */
   constructor(
     private readonly network: Network,
     private readonly d: number,
+    private readonly biases: Biases | null = null,
   ) {
-    const { fc1, b1, fc2 } = network;
+    const { fc1, b1, fc2, up = null } = network;
     const rank = fc2.cols;
     let end = 64; // pointer 0 means "none"
     const place = (bytes: number): Ptr => {
@@ -36,7 +47,9 @@ export class Scorer {
       hidden: place(TOKENS * alignUp(rank, 32) * 4),
       hiddenQ: place(TOKENS * activationBytes('q8', rank)),
       fc2: place(fc2.data.length + 64),
+      up: place((up?.data.length ?? 0) + 64),
       scores: place(TOKENS * fc2.rows * 4),
+      ups: up ? place(TOKENS * fc2.rows * 4) : 0,
     };
     const pages = Math.ceil(end / 65536);
     this.memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
@@ -45,6 +58,7 @@ export class Scorer {
     if (fc1) bytes.set(fc1.data, this.at.fc1);
     if (b1) new Float32Array(this.memory.buffer, this.at.b1, rank).set(b1);
     bytes.set(fc2.data, this.at.fc2);
+    if (up) bytes.set(up.data, this.at.up);
   }
 
   /**
@@ -72,7 +86,9 @@ export class Scorer {
   private score(count: number): void {
     const { at, kernels } = this;
     const { fc1, b1, fc2 } = this.network;
-    if (!fc1) return this.multiply(fc2, at.fc2, at.xq, count, at.scores, fc2.rows);
+    if (!fc1) this.multiply(fc2, at.fc2, at.xq, count, at.scores, fc2.rows);
+    if (this.network.kind === 'contribution') this.contributions(count);
+    if (!fc1) return;
     const width = alignUp(fc1.rows, 32);
     const bytes = activationBytes('q8', fc1.rows);
     this.multiply(fc1, at.fc1, at.xq, count, at.hidden, width);
@@ -81,6 +97,21 @@ export class Scorer {
       kernels.quantize(at.hidden + t * width * 4, at.hiddenQ + t * bytes, fc1.rows);
     }
     this.multiply(fc2, at.fc2, at.hiddenQ, count, at.scores, fc2.rows);
+  }
+
+  /** Products with sketches of the gate to |sigma(gate) up|. */
+  private contributions(count: number): void {
+    const { at, kernels, memory, biases } = this;
+    const { fc2, up } = this.network;
+    if (up) this.multiply(up, at.up, at.xq, count, at.ups, up.rows);
+    const add = (bias: Float32Array | null | undefined, to: Ptr): void => {
+      if (!bias) return;
+      const values = new Float32Array(memory.buffer, to, count * bias.length);
+      for (let i = 0; i < values.length; i++) values[i] += bias[i % bias.length];
+    };
+    add(biases?.gate, at.scores);
+    if (up) add(biases?.up, at.ups);
+    kernels.contribution(biases!.activation, at.scores, up ? at.ups : 0, count * fc2.rows);
   }
 
   private multiply(m: RowMatrix, weights: Ptr, x: Ptr, count: number, out: Ptr, outStride: number): void {

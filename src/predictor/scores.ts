@@ -122,7 +122,7 @@ export interface Margins {
   tokens: number;
   all: Float64Array; // [group][bin]
   hits: Float64Array; // [group][bin], of active neurons
-  weights: Float64Array; // [bin]
+  weights: Float64Array; // [bin], |x1| ||W_down[:, i]|| of active neurons
   /** Row counts in bins of 1/4, [bin][row]. */
   perRow: Uint32Array;
 }
@@ -185,8 +185,9 @@ export interface Measured {
 /**
  * The highest threshold that still has `recall`, and what it gives.
  * @param without a group of neurons to leave out; weighted recall is that of all
+ * @param byWeight `recall` is weighted recall
  */
-export function measureAtRecall(margins: Margins, recall: number, without = -1): Measured {
+export function measureAtRecall(margins: Margins, recall: number, without = -1, byWeight = false): Measured {
   const { ids, tokens, weights } = margins;
   const all = sumGroups(margins.all, without);
   const hits = sumGroups(margins.hits, without);
@@ -195,7 +196,7 @@ export function measureAtRecall(margins: Margins, recall: number, without = -1):
   const active = hits.reduce((a, b) => a + b, 0);
   const totalWeight = weights.reduce((a, b) => a + b, 0);
   let [bin, c, h, w] = [BINS, 0, 0, 0];
-  while (bin > 0 && h < recall * active) {
+  while (bin > 0 && (byWeight ? w < recall * totalWeight : h < recall * active)) {
     bin--;
     c += all[bin];
     h += hits[bin];

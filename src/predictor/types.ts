@@ -3,6 +3,7 @@
  *
  *     hidden[k] = relu?(fc1[k] . x + b1[k])          k < rank     (absent for a sketch: hidden = x)
  *     score[i]  = fc2[i] . hidden                    i < scored
+ *                 contribution: |sigma(fc2[i] . x) (up[i] . x)|, or |sigma(fc2[i] . x)| without up
  *     candidate = always  ∪  { scoredIds[i] : score[i] >= cut[i] + threshold * cutScale[i] }
  *
  * x is the FFN input after its RMSNorm, in the Q8A form the gate uses; hidden is quantised to Q8A before
@@ -13,9 +14,11 @@ import type { FfnMode } from '../engine/ffn-plan.js';
 
 export const FFN_MODES: readonly FfnMode[] = ['dense', 'exact', 'predicted'];
 
-/** How a predictor came to be. */
-export type PredictorKind = 'mlp' | 'lowrank' | 'sketch';
-export const PREDICTOR_KINDS: readonly PredictorKind[] = ['mlp', 'lowrank', 'sketch'];
+/** How a predictor came to be. `contribution`: of activations without zeros (fit-contribution.ts). */
+export type PredictorKind = GatePredictorKind | 'contribution';
+export type GatePredictorKind = 'mlp' | 'lowrank' | 'sketch';
+export const GATE_PREDICTOR_KINDS: readonly GatePredictorKind[] = ['mlp', 'lowrank', 'sketch'];
+export const PREDICTOR_KINDS: readonly PredictorKind[] = [...GATE_PREDICTOR_KINDS, 'contribution'];
 
 /** Formats of predictor rows (rows.ts): q4 and q8 as in the pack, q1 to q3 for sketches. */
 export type PredictorFormat = 'q1' | 'q2' | 'q3' | 'q4' | 'q8';
@@ -44,6 +47,8 @@ export interface LayerPredictor {
   b1: Float32Array | null;
   /** [scoredIds.length, R], rows in the order of scoredIds. */
   fc2: RowMatrix;
+  /** [scoredIds.length, d]: the sketch of W_up beside fc2's of W_gate. @default null */
+  up?: RowMatrix | null;
   /** u32, ascending: the neurons that fc2 scores. */
   scoredIds: Uint32Array;
   /**

@@ -4,7 +4,7 @@
  * of the samples and what they give is measured on another.
  */
 import type { LayerCurve } from '../predictor/artifact.js';
-import { Scorer } from '../predictor/scorer.js';
+import { Scorer, type Biases } from '../predictor/scorer.js';
 import { eachActive, type SampleRange, type Samples } from '../predictor/samples.js';
 import type { LayerPredictor } from '../predictor/types.js';
 
@@ -37,14 +37,24 @@ export interface MeasuredLayer {
   report: Reported;
 }
 
-/** @param norms ||W_down[:, i]||: with |x1| the weight of a neuron in weighted recall */
+/**
+ * @param norms ||W_down[:, i]||: with |x1| the weight of a neuron in weighted recall
+ * @param biases of all neurons, for predictors of contributions
+ */
 export function measureCurve(
   predictor: LayerPredictor,
   samples: Samples,
   parts: { choose: SampleRange; report: SampleRange },
   norms: Float32Array,
+  biases: Biases | null = null,
 ): MeasuredLayer {
-  const scorer = new Scorer(predictor, samples.d);
+  const of = (values: Float32Array | null): Float32Array | null =>
+    values && Float32Array.from(predictor.scoredIds, (i) => values[i]);
+  const scorer = new Scorer(
+    predictor,
+    samples.d,
+    biases && { ...biases, gate: of(biases.gate), up: of(biases.up) },
+  );
   const chosen = countMargins(scorer, predictor, samples, parts.choose, norms);
   const bins = pointBins(chosen);
   const { recall, weightedRecall, predictedSparsity } = pointsAt(chosen, bins);

@@ -138,14 +138,17 @@ export function layerPlan(
   mode = layer?.mode ?? 'exact',
 ): LayerPlan {
   if (!layer || mode !== 'predicted') {
-    return { mode, always: new Uint32Array(0), scored: new Uint32Array(0), predictor: null, frequency };
+    const none = new Uint32Array(0);
+    return { mode, always: none, scored: none, predictor: null, frequency, cuts: layer?.cuts ?? null };
   }
-  const { rank, fc1, b1, fc2, always, scoredIds } = layer.predictor;
+  const { kind, rank, fc1, b1, fc2, up = null, always, scoredIds } = layer.predictor;
+  const cut = cutsAt(layer.predictor, threshold);
   return {
     mode,
     always,
     scored: scoredIds,
-    predictor: { rank, fc1, b1, fc2, cut: cutsAt(layer.predictor, threshold) } as LayerPlan['predictor'],
+    predictor: { rank, fc1, b1, fc2, up, contribution: kind === 'contribution', cut },
     frequency,
+    cuts: layer.cuts ?? null,
   };
 }

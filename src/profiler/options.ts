@@ -2,11 +2,11 @@
 import { availableParallelism } from 'node:os';
 import { HybridError, UsageError } from '../errors.js';
 import type { OnProgress } from '../io/progress.js';
-import type { KernelBackend } from '../kernels/kernels.js';
+import { isSmooth, type KernelBackend } from '../kernels/kernels.js';
 import type { ModelConfig } from '../model/types.js';
 import type { PackHeader } from '../pack/types.js';
 import { gateTokens } from '../predictor/scores.js';
-import type { PredictorKind } from '../predictor/types.js';
+import type { GatePredictorKind } from '../predictor/types.js';
 import { bitBytes, recordingBytes } from './recording-files.js';
 import { writingOptions } from './calibration.js';
 import { traceBytes } from './record.js';
@@ -26,10 +26,12 @@ export interface ProfileOptions {
   /** Tokens of a window. @default 256, or the model's context if that is shorter */
   window?: number;
   /** @default 'auto': several are made for every layer, the one with the cheapest FFN is kept */
-  predictor?: PredictorKind;
+  predictor?: GatePredictorKind;
   /** @default 'auto' */
   rank?: number | 'auto';
   target?: Target;
+  /** Of an activation without zeros: the increase of perplexity that cuts may cost. @default none: not sparsified */
+  sparsify?: number;
   /** Bytes of memory the process may use. @default half of what the machine has */
   memoryBytes?: number;
   /** Execution provider for the matrix products of fitting. @default 'cpu' */
@@ -52,11 +54,12 @@ export interface ResolvedOptions {
   samples: number;
   seed: number;
   window: number;
-  predictor: PredictorKind | 'auto';
+  predictor: GatePredictorKind | 'auto';
   rank: number | 'auto';
   /** Most passes over the samples while training. */
   epochs: number;
   target: Target;
+  sparsify: number | null;
   device: string;
   threads: number;
   kernels: KernelBackend | 'auto';
@@ -128,13 +131,19 @@ export const quickNote = ({ tokens, samples, predictor }: ResolvedOptions): stri
 
 /** What cannot be profiled is refused before anything is converted. */
 export function checkOptions(config: ModelConfig, options: ProfileOptions): void {
-  if (config.activation.kind === 'silu') {
+  const { kind } = config.activation;
+  if (options.sparsify === undefined && isSmooth(kind)) {
     throw new HybridError(
       'MODEL_UNSUPPORTED',
-      'this model has SiLU, an activation without zeros: no neuron can be skipped',
-      {
-        hint: 'Profile a ReLU-sparse model such as ProSparse; run this one with --ffn dense.',
-      },
+      `this model has ${kind}, an activation without zeros: no neuron can be skipped as it is`,
+      { hint: 'Find what can be left out: profile --sparsify 1%; or run it with --ffn dense.' },
+    );
+  }
+  if (options.sparsify !== undefined && !isSmooth(kind)) {
+    throw new HybridError(
+      'MODEL_UNSUPPORTED',
+      `this model is sparse already: its activation is ${kind}, which has zeros`,
+      { hint: 'Profile it without --sparsify.' },
     );
   }
   if (config.block.ffn.experts) {
@@ -168,8 +177,9 @@ export function resolveOptions(header: PackHeader, options: ProfileOptions): Res
     seed: options.seed ?? 1,
     predictor: options.predictor ?? (options.quick ? 'sketch' : 'auto'),
     rank: options.rank ?? 'auto',
-    epochs: epochsOf(config, options),
+    epochs: options.sparsify === undefined ? epochsOf(config, options) : 0,
     target: options.target ?? { recall: DEFAULT_RECALL },
+    sparsify: options.sparsify ?? null,
     device: options.device ?? 'cpu',
     threads: options.threads ?? availableParallelism(),
     kernels: options.kernels ?? 'auto',
@@ -202,6 +212,8 @@ const BASE_BYTES = 512 << 20;
 const WORKER_BYTES = 256 << 20;
 /** Neurons that fire for one token, for the estimate; sparse models have far fewer. */
 const ACTIVE_SHARE = 0.2;
+/** The same where contributions are cut. */
+const LARGE_SHARE = 0.55;
 /** Bytes of a predictor, its curve and its copies per gate weight, while all layers are evaluated. */
 const PREDICTOR_BYTES = 1.8;
 
@@ -232,8 +244,11 @@ export function planMemory(
   const recording = recordingMemory(header, window, true);
   const evaluating =
     BASE_BYTES + header.fileBytes + 8 * window * vocabSize + PREDICTOR_BYTES * layers * nFf * d;
-  const perSample = recordingBytes(nFf, ACTIVE_SHARE * nFf) + (resolved.epochs > 0 ? 4 * d : 0);
-  const perLayer = layerBytes(d, nFf, resolved.epochs > 0);
+  const sparsify = resolved.sparsify !== null;
+  const active = (sparsify ? LARGE_SHARE : ACTIVE_SHARE) * nFf;
+  const perSample = recordingBytes(nFf, active) + (resolved.epochs > 0 ? 4 * d : 0);
+  // Contributions need up beside the gate.
+  const perLayer = layerBytes(d, nFf, resolved.epochs > 0) + (sparsify ? 4 * nFf * d : 0);
   const trainingOne = (samples: number): number => perLayer + perSample * samples;
   const least = Math.max(
     recording,
@@ -251,7 +266,7 @@ export function planMemory(
     workers,
     threads: Math.max(1, Math.floor(threads / workers)),
     bytes: Math.max(recording, evaluating, BASE_BYTES + workers * trainingOne(samples)),
-    diskBytes: samples * layers * (2 * d + bitBytes(nFf) + 2 * ACTIVE_SHARE * nFf) + layers * nFf * d * 0.5,
+    diskBytes: samples * layers * (2 * d + bitBytes(nFf) + 2 * active) + layers * nFf * d * 0.5,
   };
 }
 

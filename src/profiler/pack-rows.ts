@@ -19,14 +19,29 @@ export function gateRows(pack: Pack, layer: number): Float32Array {
   return out;
 }
 
+/** W_up of one layer, f32 [nFf][d]; null in a model without a gate. */
+export function upRows(pack: Pack, layer: number): Float32Array | null {
+  const { ffn } = pack.header.layers[layer];
+  const { hiddenSize: d, block } = pack.header.config;
+  if (!block.ffn.gated) return null;
+  const out = new Float32Array(ffn.rows * d);
+  eachRow(pack, ffn, 0, d, (row, values) => out.set(values, row * d));
+  return out;
+}
+
+/** A layer's bias by neuron, f32 [nFf]; null where there is none. */
+export function neuronBias(pack: Pack, section: PackSection | null): Float32Array | null {
+  if (!section) return null;
+  const bias = new Float32Array(section.cols);
+  fill(pack, new Uint8Array(bias.buffer), section.offset);
+  return bias;
+}
+
 /** What W_gate x must exceed for a neuron to be active: the activation's threshold less the bias of the gate. */
 export function gateThresholds(pack: Pack, layer: number): Float32Array | number {
   const { gateBias } = pack.header.layers[layer];
   const { threshold } = pack.header.config.activation;
-  if (!gateBias) return threshold;
-  const bias = new Float32Array(gateBias.cols);
-  fill(pack, new Uint8Array(bias.buffer), gateBias.offset);
-  return bias.map((b) => threshold - b);
+  return neuronBias(pack, gateBias)?.map((b) => threshold - b) ?? threshold;
 }
 
 /** ||W_down[:, i]|| of every neuron, f32 [nFf]. */

@@ -27,10 +27,13 @@ export const sizesOf = (header: PackHeader, l: number): FfnSizes => ({
  * `predicted` must save this share against the next best: a predictor costs two more barriers per layer, and
  * a plan that gains nothing should not cost quality.
  */
-const WORTH_IT = 0.03;
+export const WORTH_IT = 0.03;
 
 export const predictorBytes = (p: LayerPredictor): number =>
-  (p.fc1 ? p.fc1.data.length + 4 * p.rank : 0) + p.fc2.data.length + 4 * p.cut.length;
+  (p.fc1 ? p.fc1.data.length + 4 * p.rank : 0) +
+  p.fc2.data.length +
+  (p.up?.data.length ?? 0) +
+  4 * p.cut.length;
 
 /** What a layer does at its threshold on some samples. */
 export type Densities = LayerChoice['heldOut'];

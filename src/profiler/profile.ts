@@ -60,6 +60,15 @@ import { chooseMode, densitiesAt, sizesOf } from './plan.js';
 import { record, stopWhenAsked, type Recorded } from './record.js';
 import { LayerRecording, RECORDING } from './recording-files.js';
 import { applyThresholds, searchRecall } from './search.js';
+import {
+  COMPARE_AT_WEIGHTED_RECALL,
+  cutsOf,
+  decideSparsified,
+  findCuts,
+  uncutPlan,
+  type Sparsified,
+  type SparsifyCuts,
+} from './sparsify.js';
 import { equalSlopes } from './thresholds.js';
 import { trainLayers } from './train-pool.js';
 import type { TrainedLayer } from './train-worker.js';
@@ -82,6 +91,8 @@ export interface ProfileResult extends RunFigures {
   evaluation: Evaluation;
   /** What was asked for, and whether it was reached. */
   target: string;
+  /** With `sparsify`: dense and what was found, side by side. */
+  sparsified: Sparsified | null;
   /** Per layer, every predictor that was considered, at the recall they were compared at. */
   attempts: Attempt[][];
   /** Seconds of fitting by stage, summed over layers: workers run beside one another. */
@@ -214,6 +225,7 @@ async function profilePack(
   const texts = describeTexts(options);
   const work = await openWork(pack, resolved, texts, artifacts);
   try {
+    let cuts: SparsifyCuts | null = null;
     const { passages, samples, recorded, ...read } = await readText(
       pack,
       work,
@@ -221,7 +233,15 @@ async function profilePack(
       options,
       clock,
       (of) => planSamples(of, resolved.samples, resolved.seed),
+      async (engine, of) => {
+        const { sparsify, window } = resolved;
+        if (sparsify === null) return;
+        cuts = await findCuts(engine, work, of, sparsify, { window, signal, onProgress });
+        clock.lap('cuts');
+        requireSomething(cuts);
+      },
     );
+    const found = cuts as SparsifyCuts | null;
     const { counts, tokens, index } = recorded;
     const trained = await trainLayers(
       work,
@@ -235,7 +255,8 @@ async function profilePack(
         tokens,
         kind: resolved.predictor,
         rank: resolved.rank,
-        recall: 'recall' in resolved.target ? resolved.target.recall : COMPARE_AT_RECALL,
+        recall: compareAt(resolved),
+        contribution: found && found.labels[layer].contribution,
         epochs: resolved.epochs,
         provider: resolved.device,
         threads: memory.threads,
@@ -250,7 +271,7 @@ async function profilePack(
       samples: parts.report.end,
       heldOutSamples: parts.report.end - parts.report.begin,
     });
-    const result = await decide(pack, trained, recorded, passages, resolved, options);
+    const result = await decide(pack, trained, recorded, passages, resolved, options, found);
     clock.lap('thresholds');
     const model = modelOf(header);
     const profileArtifact: ProfileArtifact = {
@@ -279,6 +300,7 @@ async function profilePack(
       predictor: predictorArtifact,
       evaluation: result.evaluation,
       target: result.target,
+      sparsified: result.sparsified,
       attempts: trained.map((layer) => layer.attempts),
       fitSeconds: sumSeconds(trained.map((layer) => layer.seconds)),
       ...runFigures(limitBytes, memory, clock, read.recordTokensPerSecond),
@@ -286,6 +308,19 @@ async function profilePack(
   } finally {
     work.release();
   }
+}
+
+const compareAt = ({ target, sparsify }: ResolvedOptions): number =>
+  sparsify !== null ? COMPARE_AT_WEIGHTED_RECALL : 'recall' in target ? target.recall : COMPARE_AT_RECALL;
+
+/** @throws HybridError when not even the smallest cut keeps the limit */
+function requireSomething({ contribution, limit }: SparsifyCuts): void {
+  if (contribution.level > 0) return;
+  throw new HybridError(
+    'MODEL_UNSUPPORTED',
+    `does not pay: leaving out anything raises perplexity by more than ${(100 * limit).toFixed(3)} %`,
+    { hint: 'Allow more with --sparsify, or run the model with --ffn dense.' },
+  );
 }
 
 /** Samples lie in the recording as they were planned: train, choose, report. */
@@ -448,6 +483,7 @@ async function readText(
   options: ProfileOptions,
   clock: Stopwatch,
   plan: (passages: Passages) => SamplePlan,
+  before: (engine: Engine, passages: Passages) => Promise<void> = async () => {},
 ): Promise<ReadText> {
   const { window, tokens, seed, threads, kernels } = resolved;
   const { signal, onProgress } = options;
@@ -455,6 +491,7 @@ async function readText(
   const given = options.texts?.length ? givenPassages(pack, options.texts, resolved) : null;
   const engine = await Engine.open(openPack(pack.path), {
     ffn: 'exact',
+    plan: resolved.sparsify === null ? null : uncutPlan(pack.header.config.layers),
     contextLength: window,
     batchTokens: window,
     ...(given ? { slots: 1 } : writingOptions(pack.header, window)),
@@ -472,6 +509,7 @@ async function readText(
     }
     if (options.hotOnly) passages = { ...passages, chooseFrom: passages.windows.length };
     clock.lap('text');
+    await before(engine, passages);
     const samples = plan(passages);
     let first = -1;
     let last = 0;
@@ -516,6 +554,7 @@ interface Decision {
   layers: PredictorLayer[];
   evaluation: Evaluation;
   target: string;
+  sparsified: Sparsified | null;
 }
 
 /** Chooses thresholds and modes, and evaluates the finished plan on windows that chose nothing. */
@@ -526,6 +565,7 @@ async function decide(
   passages: Passages,
   resolved: ResolvedOptions,
   options: ProfileOptions,
+  found: SparsifyCuts | null,
 ): Promise<Decision> {
   const { window, threads, kernels, target } = resolved;
   const { signal, onProgress } = options;
@@ -545,7 +585,7 @@ async function decide(
   const together = (chosen: readonly LayerChoice[]): PredictorLayer[] =>
     chosen.map((choice, l) => ({ ...choice, predictor: trained[l].predictor, curve: trained[l].curve }));
 
-  const start = together(choices('recall' in target ? target.recall : COMPARE_AT_RECALL));
+  const start = together(choices(compareAt(resolved)));
   const engine = await Engine.open(openPack(pack.path), {
     contextLength: window,
     batchTokens: window,
@@ -555,7 +595,7 @@ async function decide(
     plan: {
       layers: start.map((layer, l) =>
         layerPlan(
-          layer,
+          found ? { ...layer, cuts: cutsOf(found, l) } : layer,
           Float32Array.from(counts[l], (n) => n / tokens),
           layer.threshold,
           'predicted',
@@ -582,6 +622,8 @@ async function decide(
     });
   };
   try {
+    if (found)
+      return await decideSparsified(engine, found, trained, passages, { window, signal, onProgress });
     if ('recall' in target) {
       const points = equalSlopes(curves, target.recall);
       const mean = curves.reduce((sum, { recall }, l) => sum + recall[points[l]], 0) / curves.length;
@@ -590,6 +632,7 @@ async function decide(
         layers: start,
         evaluation: await run(start, report, true),
         target: `recall ${target.recall}${missed}`,
+        sparsified: null,
       };
     }
     const limit = target.maxPerplexityIncrease;
@@ -605,6 +648,7 @@ async function decide(
       layers,
       evaluation: await run(layers, report, true),
       target: `${words}: recall ${recall.toFixed(4)}${met ? '' : ' (not reached)'}`,
+      sparsified: null,
     };
   } finally {
     await engine.close();

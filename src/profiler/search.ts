@@ -27,13 +27,15 @@ const STEPS = 7;
 /**
  * The lowest recall whose measured perplexity increase is within the limit.
  * @param increase perplexity increase at a recall, by a real evaluation
+ * @param lowest recall that is tried
  */
 export async function searchRecall(
   limit: number,
   increase: (recall: number) => Promise<number>,
+  lowest = LOWEST_RECALL,
 ): Promise<{ recall: number; met: boolean }> {
   // Perplexity moves with the misses, and they over decades: bisect their logarithm.
-  let [few, many] = [Math.log(1 - HIGHEST_RECALL), Math.log(1 - LOWEST_RECALL)];
+  let [few, many] = [Math.log(1 - HIGHEST_RECALL), Math.log(1 - lowest)];
   if ((await increase(HIGHEST_RECALL)) > limit) return { recall: HIGHEST_RECALL, met: false };
   for (let step = 0; step < STEPS; step++) {
     const middle = (few + many) / 2;

@@ -3,12 +3,13 @@ import { join } from 'node:path';
 import { HybridError, type ErrorCode } from '../errors.js';
 import { openPack } from '../pack/reader.js';
 import type { LayerCurve } from '../predictor/artifact.js';
-import { fitLayer, type Attempt } from '../predictor/fit-layer.js';
+import { fitContribution } from '../predictor/fit-contribution.js';
+import { fitLayer, type Attempt, type FittedLayer } from '../predictor/fit-layer.js';
 import type { SampleParts } from '../predictor/samples.js';
-import type { LayerPredictor, PredictorKind } from '../predictor/types.js';
+import type { LayerPredictor, GatePredictorKind } from '../predictor/types.js';
 import { measureCurve, type Reported } from './curve.js';
 import { coActivation, type CoActivation } from './hotness.js';
-import { downNorms, gateRows, gateThresholds } from './pack-rows.js';
+import { downNorms, gateRows, gateThresholds, neuronBias, upRows } from './pack-rows.js';
 import { stopped } from './record.js';
 import { LayerRecording, RECORDING, type RecordingIndex } from './recording-files.js';
 
@@ -21,10 +22,12 @@ export interface TrainJob {
   /** [nFf] over the training tokens */
   counts: Uint32Array;
   tokens: number;
-  kind: PredictorKind | 'auto';
+  kind: GatePredictorKind | 'auto';
   rank: number | 'auto';
   /** Recall to compare predictors at. */
   recall: number;
+  /** Of an activation without zeros: what neurons must contribute; null: the activation decides. */
+  contribution: number | null;
   epochs: number;
   seed: number;
   /** onnxruntime provider. */
@@ -91,29 +94,59 @@ async function trainOne(job: TrainJob, check: () => void): Promise<TrainedLayer>
     const { gate, ffn } = pack.header.layers[layer];
     const weights = gateRows(pack, layer);
     const read = performance.now();
-    const { predictor, attempts, seconds } = await fitLayer(
-      {
-        layer,
-        kind: job.kind,
-        recall: job.recall,
-        maxBits: MAX_BITS,
-        ranks: job.rank === 'auto' ? undefined : [job.rank],
-        epochs: job.epochs,
-        seed: job.seed,
-        gateRows: weights,
-        downNorms: norms,
-        gateThreshold: gateThresholds(pack, layer),
-        gateRowBytes: gate.stride,
-        recordBytes: ffn.stride,
-        provider: job.provider,
-        threads: job.threads,
-        check,
-      },
-      recording,
-      parts,
-    );
+    const { activation } = pack.header.config;
+    const biases =
+      job.contribution === null
+        ? null
+        : {
+            activation: activation.kind,
+            gate: neuronBias(pack, pack.header.layers[layer].gateBias),
+            up: neuronBias(pack, pack.header.layers[layer].upBias),
+          };
+    const gateFit = (samples: LayerRecording): Promise<FittedLayer> =>
+      fitLayer(
+        {
+          layer,
+          kind: job.kind,
+          recall: job.recall,
+          maxBits: MAX_BITS,
+          ranks: job.rank === 'auto' ? undefined : [job.rank],
+          epochs: job.epochs,
+          seed: job.seed,
+          gateRows: weights,
+          downNorms: norms,
+          gateThreshold: gateThresholds(pack, layer),
+          gateRowBytes: gate.stride,
+          recordBytes: ffn.stride,
+          provider: job.provider,
+          threads: job.threads,
+          check,
+        },
+        samples,
+        parts,
+      );
+    const contributionFit = (samples: LayerRecording): Promise<FittedLayer> =>
+      fitContribution(
+        {
+          layer,
+          least: job.contribution!,
+          weightedRecall: job.recall,
+          gateRows: weights,
+          upRows: upRows(pack, layer),
+          biases: biases!,
+          downNorms: norms,
+          gateRowBytes: gate.stride,
+          recordBytes: ffn.stride,
+          provider: job.provider,
+          threads: job.threads,
+          check,
+        },
+        samples,
+        parts,
+      );
+    const { predictor, attempts, seconds } = await (biases ? contributionFit : gateFit)(recording);
     const fitted = performance.now();
-    const measured = measureCurve(predictor, recording, parts, norms);
+    const measured = measureCurve(predictor, recording, parts, norms, biases);
     return {
       predictor,
       ...measured,

@@ -89,6 +89,12 @@ export async function tune(
     );
   }
   const { path, artifact } = found.predictor;
+  if (artifact.layers.some((layer) => layer.cuts)) {
+    throw new UsageError(
+      `${path}: its thresholds were chosen by perplexity, with --sparsify`,
+      'For another limit: hybrid-infer profile <model> --sparsify LIMIT',
+    );
+  }
   const profile = found.profile?.artifact ?? null;
   const lock = acquireLock(`${path}.lock`);
   try {

@@ -4,6 +4,7 @@
  * in test/model/architectures.test.ts.
  */
 import { attentionScale, layerType, rotaryDims } from '../../src/model/block.js';
+import type { ActivationCut } from '../../src/engine/ffn-plan.js';
 import type { ActivationKind } from '../../src/kernels/kernels.js';
 import { ropeTable } from '../../src/model/rope.js';
 import type { LayerTensor, ModelConfig, TensorName, WeightSource } from '../../src/model/types.js';
@@ -67,9 +68,22 @@ function rotate(head: Vector, position: number, frequencies: Vector, magnitude: 
   return out;
 }
 
+/** By Simpson's rule. */
+function erf(x: number): number {
+  const steps = 2000;
+  const h = x / steps;
+  let sum = 1 + Math.exp(-x * x);
+  for (let i = 1; i < steps; i++) sum += (i % 2 ? 4 : 2) * Math.exp(-((i * h) ** 2));
+  return (2 / Math.sqrt(Math.PI)) * (h / 3) * sum;
+}
+
 /** σ(g), with dReLU's up. */
 function activate(kind: ActivationKind, threshold: number, g: number, u: number): number {
   if (kind === 'silu') return (g / (1 + Math.exp(-g))) * u;
+  if (kind === 'gelu') return (g / 2) * (1 + erf(g / Math.SQRT2)) * u;
+  if (kind === 'gelu_tanh')
+    return (g / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (g + 0.044715 * g ** 3))) * u;
+  if (kind === 'gelu_quick') return (g / (1 + Math.exp(-1.702 * g))) * u;
   if (kind === 'fatrelu') return g > threshold ? g * u : 0;
   if (kind === 'drelu') return Math.max(0, g) * Math.max(0, u);
   if (kind === 'relu2') return Math.max(0, g) ** 2 * u;
@@ -81,12 +95,14 @@ function activate(kind: ActivationKind, threshold: number, g: number, u: number)
 /**
  * @param source a model, or packSource(pack)
  * @param roundFrequency of the rotation: for references whose program rounds them
+ * @param cuts by layer: neurons below them count as zero
  * @returns logits [tokens][vocab] and the share of zero x1 per layer
  */
 export async function plainForward(
   source: WeightSource,
   tokens: number[],
   roundFrequency: (f: number) => number = (f) => f,
+  cuts: readonly ActivationCut[] | null = null,
 ): Promise<{ logits: Float64Array[]; sparsity: number[] }> {
   const { config } = source;
   const { ends, block } = config;
@@ -101,6 +117,7 @@ export async function plainForward(
   const sparsity: number[] = [];
   for (let l = 0; l < config.layers; l++) {
     const layer = await Layer.load(source, l, roundFrequency);
+    layer.cut = cuts?.[l] ?? null;
     const { place } = block.norm;
     if (block.parallel) {
       const attention = layer.attention(states.map((x) => layer.norm('attn', x)));
@@ -147,6 +164,7 @@ const normOf = (config: ModelConfig, x: Vector, weight: Vector, bias: Vector | n
 class Layer {
   /** x1 that were zero, inactive experts' included, over all tokens. */
   zeros = 0;
+  cut: ActivationCut | null = null;
 
   private constructor(
     private readonly config: ModelConfig,
@@ -238,7 +256,18 @@ class Layer {
       const g = plus(times(this.matrix('gate'), x), this.vector('gateBias'));
       const u = gated ? plus(times(this.matrix('up'), x), this.vector('upBias')) : null;
       const chosen = this.expertWeights(x, before[t]);
-      let x1: Vector = g.map((value, i) => chosen[i] * activate(kind, threshold, value, u ? u[i] : 1));
+      const kept = (i: number, value: number): boolean => {
+        if (!this.cut) return true;
+        const norm = Math.hypot(...this.matrix('down').map((row) => row[i]));
+        return (
+          Math.abs(activate(kind, threshold, g[i], 1)) > this.cut.gate &&
+          Math.abs(value) * norm >= this.cut.contribution
+        );
+      };
+      let x1: Vector = g.map((gate, i) => {
+        const value = activate(kind, threshold, gate, u ? u[i] : 1);
+        return kept(i, value) ? chosen[i] * value : 0;
+      });
       this.zeros += x1.filter((value) => value === 0).length;
       // The norm's weight is part of the down projection.
       if (norm) x1 = rmsNorm(x1, null, config.rmsEpsilon);

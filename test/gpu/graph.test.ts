@@ -18,7 +18,8 @@ const EXACT_TOLERANCE = 2e-5;
 
 const TOKENS = 3;
 
-const sigma: Record<ActivationKind, (g: number, t: number) => number> = {
+/** GELU is refused (unsupportedFfn). */
+const sigma: Record<Exclude<ActivationKind, `gelu${string}`>, (g: number, t: number) => number> = {
   relu: (g) => Math.max(g, 0),
   drelu: (g) => Math.max(g, 0),
   fatrelu: (g, t) => (g > t ? g : 0),
@@ -43,7 +44,7 @@ function expectedFfn(pack: MemoryPack, x: Float32Array, hot: Uint32Array): Float
     for (const n of hot) {
       const u = up[t * nFf + n];
       const x1 =
-        sigma[activation.kind](gate[t * nFf + n], activation.threshold) *
+        sigma[activation.kind as keyof typeof sigma](gate[t * nFf + n], activation.threshold) *
         (activation.kind === 'drelu' ? Math.max(u, 0) : u);
       for (let c = 0; c < d; c++) y[t * d + c] += x1 * pack.floats.down[n * d + c];
     }

@@ -5,7 +5,7 @@
  */
 import fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
-import { ACTIVATION_KINDS, type Kernels, type KvFormat } from '../../src/kernels/kernels.js';
+import { ACTIVATION_KINDS, isSmooth, type Kernels, type KvFormat } from '../../src/kernels/kernels.js';
 import {
   alignUp,
   paddedCols,
@@ -340,7 +340,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
             differences.check(
               `activate ${kind}`,
               ...results(twins, outAct, a),
-              kind === 'silu' ? 1 : 0,
+              isSmooth(kind) ? 1 : 0,
               TOLERANCE.elementwise,
             );
           });
@@ -366,21 +366,70 @@ export function conformance({ name, create }: ConformanceSubject): void {
         expect(counts).toEqual([1, 1]);
       }));
 
-    test('silu far from zero', () =>
+    test.each(ACTIVATION_KINDS.filter(isSmooth))('%s far from zero: a cut below 0 keeps all', (kind) =>
       inTwins((twins) => {
-        const values = [-1000, -100, -88, -20, -1, 0, 1, 20, 88, 100, 1000];
+        const values = [-1000, -100, -88, -20, -5, -1, 0, 1, 5, 20, 88, 100, 1000];
         const gate = twins.floats(values);
         const outIds = twins.alloc(values.length * 4);
         const outAct = twins.alloc(values.length * 4);
-        const [count] = twins.both((k) => k.activate('silu', 0, gate, values.length, 0, 0, outIds, outAct));
+        const [count] = twins.both((k) => k.activate(kind, -1, gate, values.length, 0, 0, outIds, outAct));
         expect(count).toBe(values.length);
         differences.check(
-          'activate silu',
+          `activate ${kind}`,
           ...results(twins, outAct, count),
           values.map((v) => 1 + Math.abs(v)),
           TOLERANCE.elementwise,
         );
+      }),
+    );
+
+    test('a smooth activation passes where its size is above the cut, on both sides of zero', () =>
+      inTwins((twins) => {
+        // silu: -0.278 at its lowest, -0.269 at -1, -0.018 at -6.
+        const gate = twins.floats([-6, -1, -0.1, 0, 0.1, 1, NaN]);
+        const [outIds, outAct] = [twins.alloc(28, true), twins.alloc(28)];
+        const counts = twins.both((k) => k.activate('silu', 0.1, gate, 7, 0, 0, outIds, outAct));
+        expect(counts).toEqual([3, 3]);
+        expect([...new Uint32Array(twins.bytes(0, outIds, 12).slice().buffer)]).toEqual([1, 5, 6]);
+        twins.expectSameBytes(outIds, 12, 'ids');
       }));
+
+    test.each(ACTIVATION_KINDS)('contribution %s: the size of sigma times up', (kind) => {
+      for (const n of [0, 1, 3, 4, 5, 16, 33, 100]) {
+        for (const gated of [true, false]) {
+          inTwins((twins) => {
+            const gate = twins.floats(gates(n, n));
+            const up = gated ? twins.floats(gates(n, n + 1)) : 0;
+            twins.both((k) => (k.contribution(kind, gate, up, n), 0));
+            differences.check(
+              `contribution ${kind}`,
+              ...results(twins, gate, n),
+              isSmooth(kind) ? 1 : 0,
+              TOLERANCE.elementwise,
+            );
+          });
+        }
+      }
+    });
+
+    test('keepLarge: what weighs enough stays, in place or not; NaN stays', () => {
+      for (const n of [0, 1, 3, 4, 5, 31, 100]) {
+        for (const inPlace of [true, false]) {
+          inTwins((twins) => {
+            const act = twins.floats(normals(n, n).map((v, i) => (i % 17 === 3 ? NaN : v)));
+            const ids = twins.ints(Array.from({ length: n }, (_, i) => 2 * i + 1));
+            const weight = twins.floats(normals(2 * n + 2, n + 1).map(Math.abs));
+            const outIds = inPlace ? ids : twins.alloc(n * 4, true);
+            const outAct = inPlace ? act : twins.alloc(n * 4);
+            const [a, b] = twins.both((k) => k.keepLarge(act, ids, n, weight, 0.4, outIds, outAct));
+            expect(a).toBe(b);
+            expect(a < n || n < 4).toBe(true);
+            twins.expectSameBytes(outIds, a * 4, 'ids');
+            twins.read(0, outAct, a).forEach((value, i) => expect(twins.read(1, outAct, a)[i]).toBe(value));
+          });
+        }
+      }
+    });
 
     test.each(ACTIVATION_KINDS)('gateUp %s: products and how many are not zero', (kind) => {
       for (const n of [0, 1, 3, 4, 7, 33, 100]) {

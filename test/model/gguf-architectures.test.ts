@@ -257,9 +257,9 @@ describe('GGUF architectures', () => {
   it.each<[string, string, (meta: Map<string, GgufMeta>) => unknown, RegExp]>([
     [
       'falcon',
-      'an activation that is not said',
-      (m) => m.delete('hybrid_infer.activation'),
-      /falcon computes GELU/,
+      'an activation that is not known',
+      (m) => m.set('hybrid_infer.activation', text('mish')),
+      /mish/,
     ],
     ['smallthinker', 'no experts', (m) => m.delete('smallthinker.expert_count'), /expert_count is missing/],
     [

@@ -203,7 +203,7 @@ describe('GGUF files', () => {
     ['another architecture', { 'general.architecture': text('mamba') }, /architecture mamba/],
     ['experts that are not counted', { 'llama.expert_count': u32(8) }, /expert_used_count is missing/],
     ['another rope scaling', { 'llama.rope.scaling.type': text('longrope') }, /longrope/],
-    ['an unknown activation', { 'hybrid_infer.activation': text('gelu') }, /gelu/],
+    ['an unknown activation', { 'hybrid_infer.activation': text('mish') }, /mish/],
     ['no layers', { 'llama.block_count': u32(0) }, /block_count/],
     ['a billion layers', { 'llama.block_count': u32(1e9) }, /block_count/],
     ['an epsilon that is not a number', { 'llama.attention.layer_norm_rms_epsilon': f32(NaN) }, /epsilon/],

@@ -260,7 +260,7 @@ describe('packed ternary weights', () => {
 describe('what a row does not support is refused in one line', () => {
   it.each<[string, Record<string, unknown>, RegExp]>([
     ['FalconForCausalLM', { activation: 'relu', alibi: true }, /alibi positions is not supported/],
-    ['FalconForCausalLM', { hidden_act: null }, /hidden_act "gelu" is not supported/],
+    ['FalconForCausalLM', { activation: 'mish' }, /hidden_act "mish" is not supported/],
     ['OPTForCausalLM', { ffn_dim: 48, layer_norm_elementwise_affine: false }, /norms without weights/],
     [
       'Phi3ForCausalLM',

@@ -140,7 +140,7 @@ describe('openPack refuses', () => {
       [(h) => (h.config.headDim = 7), /headDim/],
       [(h) => (h.config.hiddenSize = 2 ** 40), /hiddenSize/],
       [(h) => ((h.config.rmsEpsilon as unknown) = null), /rmsEpsilon/],
-      [(h) => ((h.config.activation as { kind: string }).kind = 'gelu'), /activation\.kind/],
+      [(h) => ((h.config.activation as { kind: string }).kind = 'mish'), /activation\.kind/],
     ];
     for (const [change, expected] of bad) expect(message(openForged(change))).toMatch(expected);
   });

@@ -31,6 +31,7 @@ const result: ProfileResult = {
   predictor,
   evaluation: { perplexity: 10.1, densePerplexity: 10 } as Evaluation,
   target: 'recall 0.99',
+  sparsified: null,
   attempts: [],
   memory: { limitBytes: 1e9, plannedBytes: 2e8, peakBytes: 1e8, diskBytes: 1e7 },
   seconds: {},

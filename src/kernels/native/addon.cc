@@ -106,7 +106,7 @@ template <typename D> class Call {
       case Kind::rowFormat: return static_cast<int64_t>(Format::q3);
       case Kind::weightFormat: return static_cast<int64_t>(Format::q4);
       case Kind::kvFormat: return static_cast<int64_t>(KvFormat::q8);
-      case Kind::activation: return static_cast<int64_t>(Activation::silu);
+      case Kind::activation: return static_cast<int64_t>(Activation::geluQuick);
       default: return INT64_MAX;
     }
   }

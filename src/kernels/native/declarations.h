@@ -25,8 +25,8 @@ struct Argument {
 
 namespace declared {
 
-constexpr size_t kKernels = 19;
-constexpr char kDigest[] = "3efd6a14bc662067a5c950f621ccfbc3eeda4a0dfc40a00a4c546aad759d9648";
+constexpr size_t kKernels = 21;
+constexpr char kDigest[] = "97f8fee4d6fa5635e58a3ae326367aca6a99dec04f347f1d390fd43f909f4da2";
 
 struct quantize {
   static constexpr char name[] = "quantize";
@@ -106,6 +106,29 @@ struct gateUp {
       {Kind::pointer, false, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // act
       {Kind::pointer, false, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // up
       {Kind::count, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // n
+  };
+};
+
+struct contribution {
+  static constexpr char name[] = "contribution";
+  static constexpr Argument arguments[] = {
+      {Kind::activation, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // kind
+      {Kind::pointer, false, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // gate
+      {Kind::pointer, true, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // up
+      {Kind::count, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // n
+  };
+};
+
+struct keepLarge {
+  static constexpr char name[] = "keepLarge";
+  static constexpr Argument arguments[] = {
+      {Kind::pointer, false, Item::f32, Measure::value, 2, Measure::one, 0, 0, 1},  // act
+      {Kind::pointer, false, Item::u32, Measure::value, 2, Measure::one, 0, 0, 1},  // ids
+      {Kind::count, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // n
+      {Kind::pointer, false, Item::f32, Measure::reach, 1, Measure::one, 0, 0, 1},  // weight
+      {Kind::real, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // least
+      {Kind::pointer, false, Item::u32, Measure::value, 2, Measure::one, 0, 0, 1},  // outIds
+      {Kind::pointer, false, Item::f32, Measure::value, 2, Measure::one, 0, 0, 1},  // outAct
   };
 };
 

@@ -37,13 +37,38 @@ inline F fexp(F x) {
 
 // ---- choosing neurons ------------------------------------------------------------------------------------
 
+// No zeros of their own: a threshold cuts |sigma(g)|.
+inline bool isSmooth(Activation kind) { return kind >= Activation::silu; }
+
+// g / (1 + e^-x)
+inline F timesSigmoid(F g, F x) { return fdiv(g, fadd(fset(1.0f), fexp(fsub(fzero(), x)))); }
+
+// g Phi(g) = max(g, 0) - |g| / 2 erfc(|g| / sqrt 2); erfc by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7.
+inline F gelu(F g) {
+  const F size = fabsv(g);
+  const F t = fdiv(fset(1.0f), fmadd(size, fset(0.3275911f * 0.70710678f), fset(1.0f)));
+  F p = fset(1.061405429f);
+  p = fmadd(p, t, fset(-1.453152027f));
+  p = fmadd(p, t, fset(1.421413741f));
+  p = fmadd(p, t, fset(-0.284496736f));
+  p = fmadd(p, t, fset(0.254829592f));
+  const F erfc = fmul(fmul(p, t), fexp(fmul(fmul(g, g), fset(-0.5f))));
+  return fsub(fmax2(fzero(), g), fmul(fmul(size, fset(0.5f)), erfc));
+}
+
 inline F sigma(Activation kind, F threshold, F g) {
   switch (kind) {
     case Activation::relu:
     case Activation::drelu: return zeroWhereLessEqual(g, fzero(), g);
     case Activation::fatrelu: return zeroWhereLessEqual(g, threshold, g);
     case Activation::relu2: return zeroWhereLessEqual(g, fzero(), fmul(g, g));
-    case Activation::silu: return fdiv(g, fadd(fset(1.0f), fexp(fsub(fzero(), g))));
+    case Activation::silu: return timesSigmoid(g, g);
+    case Activation::gelu: return gelu(g);
+    case Activation::geluTanh: {  // 2 sqrt(2/pi) = 1.5957691
+      const F cubic = fmadd(fmul(g, g), fset(1.5957691f * 0.044715f), fset(1.5957691f));
+      return timesSigmoid(g, fmul(g, cubic));
+    }
+    case Activation::geluQuick: return timesSigmoid(g, fmul(g, fset(1.702f)));
   }
   return g;
 }
@@ -56,7 +81,7 @@ size_t activate(Activation kind, float threshold, const float* gate, size_t n, c
     alignas(64) float values[W];
     const F value = sigma(kind, fset(threshold), floadAt(gate, i, n));
     fstore(values, value);
-    uint32_t mask = kind == Activation::silu ? 0xFFFFu : maskNonZero(value);
+    uint32_t mask = maskNonZero(isSmooth(kind) ? zeroWhereLessEqual(fabsv(value), fset(threshold), fset(1.0f)) : value);
     mask &= (1u << lanes) - 1;
     // In place: what is written lies at or before what was read.
     for (; mask != 0; mask &= mask - 1) {
@@ -78,6 +103,27 @@ size_t gateUp(Activation kind, float* act, const float* up, size_t n) {
     nonZero += static_cast<size_t>(__builtin_popcount(maskNonZero(product)));
   }
   return nonZero;
+}
+
+void contribution(Activation kind, float* gate, const float* up, size_t n) {
+  for (size_t i = 0; i < n; i += W) {
+    F value = sigma(kind, fzero(), floadAt(gate, i, n));
+    if (up != nullptr) value = fmul(value, floadAt(up, i, n));
+    fstoreAt(gate, i, n, fabsv(value));
+  }
+}
+
+size_t keepLarge(const float* act, const uint32_t* ids, size_t n, const float* weight, float least, uint32_t* outIds,
+                 float* outAct) {
+  size_t kept = 0;
+  for (size_t i = 0; i < n; i++) {
+    const uint32_t id = ids[i];
+    const float value = act[i];
+    outIds[kept] = id;
+    outAct[kept] = value;
+    kept += !(std::fabs(value) * weight[id] < least);  // NaN passes
+  }
+  return kept;
 }
 
 size_t selectAbove(const float* score, const float* cut, size_t n, uint32_t firstId, uint32_t* outIds) {

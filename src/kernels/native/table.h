@@ -11,7 +11,7 @@ namespace hybrid_infer {
 
 // The numbers of ROW_FORMATS, ACTIVATION_KINDS and KV_FORMATS in ../layout.ts and ../kernels.ts.
 enum class Format : uint32_t { f32 = 0, q8 = 1, q4 = 2, q1 = 3, q2 = 4, q3 = 5 };
-enum class Activation : uint32_t { relu = 0, fatrelu = 1, drelu = 2, relu2 = 3, silu = 4 };
+enum class Activation : uint32_t { relu = 0, fatrelu = 1, drelu = 2, relu2 = 3, silu = 4, gelu = 5, geluTanh = 6, geluQuick = 7 };
 enum class KvFormat : uint32_t { f32 = 0, q8 = 1 };
 
 // Positions of a KV page.
@@ -19,8 +19,8 @@ constexpr size_t kKvPage = 32;
 
 // Every kernel: X(name).
 #define HYBRID_INFER_KERNELS(X)                                                                              \
-  X(quantize) X(dot) X(dotLists) X(sumLists) X(activate) X(gateUp) X(selectAbove) X(biasRelu) X(addListed)   \
-  X(rmsNorm) X(layerNorm) X(rope) X(addScaled) X(softmax) X(storeKv) X(attention) X(quantizeRows)            \
+  X(quantize) X(dot) X(dotLists) X(sumLists) X(activate) X(gateUp) X(contribution) X(keepLarge)              \
+  X(selectAbove) X(biasRelu) X(addListed) X(rmsNorm) X(layerNorm) X(rope) X(addScaled) X(softmax) X(storeKv) X(attention) X(quantizeRows)            \
   X(dequantizeRow) X(readProbe)
 
 struct KernelTable {
@@ -38,6 +38,9 @@ struct KernelTable {
   size_t (*activate)(Activation kind, float threshold, const float* gate, size_t n, const uint32_t* ids,
                      uint32_t firstId, uint32_t* outIds, float* outAct);
   size_t (*gateUp)(Activation kind, float* act, const float* up, size_t n);
+  void (*contribution)(Activation kind, float* gate, const float* up, size_t n);
+  size_t (*keepLarge)(const float* act, const uint32_t* ids, size_t n, const float* weight, float least,
+                      uint32_t* outIds, float* outAct);
   size_t (*selectAbove)(const float* score, const float* cut, size_t n, uint32_t firstId, uint32_t* outIds);
   void (*biasRelu)(float* x, const float* bias, size_t n);
   void (*addListed)(float* x, const float* bias, const uint32_t* ids, size_t n);

@@ -2,7 +2,7 @@
 export { quantize, quantizeRows, dequantizeRow } from './quantize';
 export { dot, dotLists } from './dot';
 export { sumLists } from './sum';
-export { activate, gateUp, selectAbove, biasRelu, addListed } from './neurons';
+export { activate, gateUp, contribution, keepLarge, selectAbove, biasRelu, addListed } from './neurons';
 export { rmsNorm, layerNorm, rope, addScaled, softmax } from './layer';
 export { storeKv, attention } from './attention';
 export { readProbe } from './probe';

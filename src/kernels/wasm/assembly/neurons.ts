@@ -1,6 +1,6 @@
 // Choosing neurons: sigma, compaction, gate times up, thresholds. Four at a time; where none of four
 // passes (the usual case: 9 in 10 neurons are inactive), nothing is written.
-import { load4, storeLanes } from './common';
+import { load4, madd, storeLanes } from './common';
 import { exp4 } from './exp';
 
 /** ActivationKind by number, in the order of ACTIVATION_KINDS. */
@@ -8,6 +8,9 @@ const RELU: i32 = 0;
 const FATRELU: i32 = 1;
 const DRELU: i32 = 2;
 const RELU2: i32 = 3;
+const SILU: i32 = 4;
+const GELU: i32 = 5;
+const GELU_TANH: i32 = 6;
 
 /** g where !(g <= threshold), else 0: NaN passes. */
 // @ts-ignore: decorator
@@ -25,7 +28,35 @@ function sigma(kind: i32, g: v128, threshold: v128): v128 {
     const positive = above(g, f32x4.splat(0));
     return f32x4.mul(positive, positive);
   }
-  return f32x4.div(g, f32x4.add(f32x4.splat(1), exp4(f32x4.neg(g)))); // silu
+  if (kind == SILU) return timesSigmoid(g, g);
+  if (kind == GELU) return gelu(g);
+  if (kind == GELU_TANH) {
+    // 2 sqrt(2 / pi) = 1.5957691
+    const cubic = madd(f32x4.mul(g, g), f32x4.splat(1.5957691 * 0.044715), f32x4.splat(1.5957691));
+    return timesSigmoid(g, f32x4.mul(g, cubic));
+  }
+  return timesSigmoid(g, f32x4.mul(g, f32x4.splat(1.702))); // gelu_quick
+}
+
+/** g / (1 + e^-x) */
+// @ts-ignore: decorator
+@inline
+function timesSigmoid(g: v128, x: v128): v128 {
+  return f32x4.div(g, f32x4.add(f32x4.splat(1), exp4(f32x4.neg(x))));
+}
+
+/** g Phi(g) = max(g, 0) - |g| / 2 erfc(|g| / sqrt 2); erfc by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7. */
+function gelu(g: v128): v128 {
+  const size = f32x4.abs(g);
+  const one = f32x4.splat(1);
+  const t = f32x4.div(one, madd(size, f32x4.splat(0.3275911 * 0.70710678), one));
+  let p = f32x4.splat(1.061405429);
+  p = madd(p, t, f32x4.splat(-1.453152027));
+  p = madd(p, t, f32x4.splat(1.421413741));
+  p = madd(p, t, f32x4.splat(-0.284496736));
+  p = madd(p, t, f32x4.splat(0.254829592));
+  const erfc = f32x4.mul(f32x4.mul(p, t), exp4(f32x4.mul(f32x4.mul(g, g), f32x4.splat(-0.5))));
+  return f32x4.sub(above(g, f32x4.splat(0)), f32x4.mul(f32x4.mul(size, f32x4.splat(0.5)), erfc));
 }
 
 // @ts-ignore: decorator
@@ -61,7 +92,9 @@ export function activate(
   let passed: u32 = 0;
   for (let i: u32 = 0; i < n; i += 4) {
     const values = sigma(kind, load4(gate, i, n), cut);
-    let mask: u32 = kind > RELU2 ? 15 : i32x4.bitmask(f32x4.ne(values, f32x4.splat(0)));
+    let mask: u32 = i32x4.bitmask(
+      kind > RELU2 ? v128.not(f32x4.le(f32x4.abs(values), cut)) : f32x4.ne(values, f32x4.splat(0)),
+    );
     mask &= valid(i, n);
     while (mask != 0) {
       const k = ctz(mask);
@@ -85,6 +118,35 @@ export function gateUp(kind: i32, act: u32, up: u32, n: u32): u32 {
     nonZero += popcnt(i32x4.bitmask(f32x4.ne(products, f32x4.splat(0))) & valid(i, n));
   }
   return nonZero;
+}
+
+export function contribution(kind: i32, gate: u32, up: u32, n: u32): void {
+  for (let i: u32 = 0; i < n; i += 4) {
+    let values = sigma(kind, load4(gate, i, n), f32x4.splat(0));
+    if (up != 0) values = f32x4.mul(values, load4(up, i, n));
+    storeLanes(gate + i * 4, f32x4.abs(values), n - i);
+  }
+}
+
+export function keepLarge(
+  act: u32,
+  ids: u32,
+  n: u32,
+  weight: u32,
+  least: f32,
+  outIds: u32,
+  outAct: u32,
+): u32 {
+  let kept: u32 = 0;
+  for (let i: u32 = 0; i < n; i++) {
+    const id = load<u32>(ids + i * 4);
+    const value = f32.load(act + i * 4);
+    if (Mathf.abs(value) * f32.load(weight + id * 4) < least) continue;
+    store<u32>(outIds + kept * 4, id);
+    f32.store(outAct + kept * 4, value);
+    kept++;
+  }
+  return kept;
 }
 
 export function selectAbove(score: u32, cut: u32, n: u32, firstId: u32, outIds: u32): u32 {
