@@ -6,6 +6,6 @@ const demo = new URL('models/tales-4m-relu', import.meta.resolve('hybrid-infer/p
 const model = await HybridModel.load(fileURLToPath(demo));
 const generation = model.generate('Once upon a time', { maxTokens: 40, seed: 7 });
 for await (const piece of generation) process.stdout.write(piece);
-const { stats } = await generation.result;
+const { stats } = await generation;
 console.log(`\n\nFFN ${stats.ffnMode}: ${(100 * stats.sparsity).toFixed(1)} % of the neurons were zero`);
 await model.close();

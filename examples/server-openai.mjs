@@ -10,7 +10,10 @@ import OpenAI from 'openai';
 const [, , given] = process.argv;
 const server = given ? null : await startServer();
 try {
-  const client = new OpenAI({ baseURL: given ?? server.url, apiKey: process.env.HYBRID_INFER_API_KEY ?? 'none' });
+  const client = new OpenAI({
+    baseURL: given ?? server.url,
+    apiKey: process.env.HYBRID_INFER_API_KEY ?? 'none',
+  });
   const [{ id: model }] = (await client.models.list()).data;
   const request = { model, prompt: 'Once upon a time', max_tokens: 40, seed: 7, stream: true };
   for await (const { choices } of await client.completions.create(request)) {

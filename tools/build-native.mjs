@@ -214,7 +214,17 @@ async function sharedFlags(definitions, scratch) {
   const libraries = [];
   for (const definition of definitions) {
     const library = path.join(scratch, `${path.basename(definition, '.def')}.lib`);
-    const made = await run(['llvm-dlltool', '-m', machine, '-D', 'node.exe', '-d', definition, '-l', library]);
+    const made = await run([
+      'llvm-dlltool',
+      '-m',
+      machine,
+      '-D',
+      'node.exe',
+      '-d',
+      definition,
+      '-l',
+      library,
+    ]);
     if (made.code !== 0) throw new Error(`llvm-dlltool failed: ${firstError(made.output)}`);
     libraries.push(library);
   }

@@ -20,7 +20,8 @@ const RUN = ['run', 'Once upon a time', '-n', '80', '--seed', '3', '--measure-re
 const BENCH = ['bench', '--ffn', 'dense,exact,predicted', '-r', '3', '-n', '64'];
 
 mkdirSync(folder, { recursive: true });
-if (hasOnnxRuntime()) step('The demo model writes text; which neurons fire is recorded, predictors are fitted', PROFILE);
+if (hasOnnxRuntime())
+  step('The demo model writes text; which neurons fire is recorded, predictors are fitted', PROFILE);
 else console.log('onnxruntime-node is not installed: the predictors that come with the model are used.\n');
 step('With that plan, only neurons that are predicted to fire are computed', RUN);
 step('All neurons (dense), the active ones (exact), the predicted ones (predicted)', BENCH);

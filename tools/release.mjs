@@ -39,7 +39,8 @@ else {
 function findProblem() {
   if (!/^\d+\.\d+\.\d+$/.test(version)) return `expected a version such as 0.2.0, found "${version}"`;
   if (!isLater(version, manifest.version)) return `${version} is not later than ${manifest.version}`;
-  if (lock.version !== manifest.version) return `the lock file is of version ${lock.version}: run npm install`;
+  if (lock.version !== manifest.version)
+    return `the lock file is of version ${lock.version}: run npm install`;
   if (notesOf(changelog).trim() === '') return `CHANGELOG.md has nothing under "${UNRELEASED}"`;
   if (existsSync(file('.git')) && git('status', '--porcelain') !== '') return 'there are uncommitted changes';
   return null;
@@ -59,7 +60,10 @@ function notesOf(text) {
 
 function release() {
   const write = (name, text) => writeFileSync(file(name), text);
-  write('package.json', read('package.json').replace(`"version": "${manifest.version}"`, `"version": "${version}"`));
+  write(
+    'package.json',
+    read('package.json').replace(`"version": "${manifest.version}"`, `"version": "${version}"`),
+  );
   lock.version = version;
   lock.packages[''].version = version;
   write('package-lock.json', `${JSON.stringify(lock, null, 2)}\n`);

@@ -63,7 +63,7 @@ function command(...args: string[]): { status: number | null; stdout: string; st
 }
 
 function node(...args: string[]): { status: number | null; stdout: string; stderr: string } {
-  const env = { ...process.env, HYBRID_INFER_CACHE: join(base, 'cache'), NO_COLOR: '1' };
+  const env: NodeJS.ProcessEnv = { ...process.env, HYBRID_INFER_CACHE: join(base, 'cache'), NO_COLOR: '1' };
   delete env.HYBRID_INFER_NATIVE;
   return spawnSync(process.execPath, args, { cwd: project, encoding: 'utf8', env });
 }
@@ -74,21 +74,25 @@ describe('the installed package', () => {
     expect(existsSync(join(modules, 'onnxruntime-node'))).toBe(false);
   });
 
-  withoutOnnx('doctor names the kernels it found, and how to add onnxruntime-node', { timeout: MINUTES }, () => {
-    const { status, stdout } = command('doctor', '--json');
-    expect(status).toBe(0);
-    const report = JSON.parse(stdout) as {
-      kernels: { name: string };
-      onnxruntime: { version: null; installed: boolean; add: string };
-      providers: { ok: boolean; reason: string }[];
-    };
-    expect(report.kernels.name).toMatch(native ? /^native/ : /^wasm/);
-    expect(report.onnxruntime).toMatchObject({ version: null, installed: false });
-    for (const { ok, reason } of report.providers) {
-      expect(ok).toBe(false);
-      expect(reason).toContain(report.onnxruntime.add);
-    }
-  });
+  withoutOnnx(
+    'doctor names the kernels it found, and how to add onnxruntime-node',
+    { timeout: MINUTES },
+    () => {
+      const { status, stdout } = command('doctor', '--json');
+      expect(status).toBe(0);
+      const report = JSON.parse(stdout) as {
+        kernels: { name: string };
+        onnxruntime: { version: null; installed: boolean; add: string };
+        providers: { ok: boolean; reason: string }[];
+      };
+      expect(report.kernels.name).toMatch(native ? /^native/ : /^wasm/);
+      expect(report.onnxruntime).toMatchObject({ version: null, installed: false });
+      for (const { ok, reason } of report.providers) {
+        expect(ok).toBe(false);
+        expect(reason).toContain(report.onnxruntime.add);
+      }
+    },
+  );
 
   it('run writes with the prebuilt kernels', { timeout: MINUTES }, () => {
     const { status, stdout, stderr } = command('run', 'Once upon a time', '-n', '12', '--greedy');

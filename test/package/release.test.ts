@@ -46,5 +46,8 @@ it.each([
 
 it('refuses a release without a word about it', () => {
   put('CHANGELOG.md', '# Changelog\n\n## Unreleased\n\n## 0.9.1\n\n- old\n');
-  expect(release('1.0.0')).toMatchObject({ status: 2, stderr: expect.stringContaining('nothing under') as string });
+  expect(release('1.0.0')).toMatchObject({
+    status: 2,
+    stderr: expect.stringContaining('nothing under') as string,
+  });
 });
