@@ -30,7 +30,11 @@ const list = (name) => values[name].split(',');
 const base = mkdtempSync(path.join(tmpdir(), 'install-table-'));
 const npmCli = path.join(npm(['root', '-g'], root).trim(), 'npm/bin/npm-cli.js');
 const packages = path.join(root, 'packages');
-const tarball = (pattern) => path.join(packages, readdirSync(packages).find((name) => pattern.test(name)));
+const tarball = (pattern) =>
+  path.join(
+    packages,
+    readdirSync(packages).find((name) => pattern.test(name)),
+  );
 const main = tarball(new RegExp(`^hybrid-infer-${manifest.version}\\.tgz$`));
 const native = tarball(/^hybrid-infer-native-/);
 
@@ -72,7 +76,8 @@ function tryOne(version, node, { kernels, scripts, onnx }) {
     ...(kernels !== 'compiler' && { CXX: path.join(base, 'no-compiler') }),
   };
   const run = (args, cwd = project) => spawnSync(node, args, { cwd, env, encoding: 'utf8' });
-  const command = (...args) => run([path.join(project, 'node_modules/hybrid-infer/dist/cli/main.js'), ...args]);
+  const command = (...args) =>
+    run([path.join(project, 'node_modules/hybrid-infer/dist/cli/main.js'), ...args]);
   try {
     const began = performance.now();
     const installed = run([
@@ -82,7 +87,8 @@ function tryOne(version, node, { kernels, scripts, onnx }) {
     ]);
     const seconds = (performance.now() - began) / 1000;
     const megabytes = folderBytes(path.join(project, 'node_modules')) / 1e6;
-    if (kernels === 'compiler') run([npmCli, 'run', 'build:native'], path.join(project, 'node_modules/hybrid-infer'));
+    if (kernels === 'compiler')
+      run([npmCli, 'run', 'build:native'], path.join(project, 'node_modules/hybrid-infer'));
     const outcome = ({ status }) => (status === 0 ? 'ran' : `exit ${status}`);
     const doctor = command('doctor', '--json');
     return {
