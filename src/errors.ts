@@ -20,6 +20,7 @@ export type ErrorCode =
   | 'USAGE' // impossible option or combination of options
   | 'CONTEXT_FULL'
   | 'KERNELS_UNAVAILABLE'
+  | 'ONNX_MISSING' // the optional package onnxruntime-node is not installed
   | 'ONNX_FAILED' // onnxruntime refused or failed a graph on the CPU
   | 'GPU_UNAVAILABLE'
   | 'GPU_FAILED'

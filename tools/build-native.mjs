@@ -28,7 +28,7 @@ const infoPath = path.join(outDir, 'build-info.json');
 const COMMON_FLAGS = [
   '-std=c++17',
   '-O3',
-  '-fPIC',
+  ...(process.platform === 'win32' ? [] : ['-fPIC']),
   '-ffp-contract=off',
   '-fno-exceptions',
   '-fno-rtti',
@@ -57,8 +57,6 @@ async function main() {
   if (['off', '0', 'false'].includes(process.env.HYBRID_INFER_NATIVE ?? '')) {
     return giveUp('switched off by HYBRID_INFER_NATIVE');
   }
-  if (process.platform === 'win32') return giveUp('not built on Windows');
-
   const compiler = await findCompiler();
   if (compiler === undefined) {
     return giveUp(
@@ -78,7 +76,9 @@ async function main() {
 /** $CXX may carry arguments, such as `ccache g++`. */
 function compilerCandidates() {
   const chosen = process.env.CXX?.trim();
-  return chosen ? [chosen.split(/\s+/)] : [['c++'], ['g++'], ['clang++']];
+  if (chosen) return [chosen.split(/\s+/)];
+  // MSVC's cl has no vector extensions; clang links against its runtime.
+  return process.platform === 'win32' ? [['clang++']] : [['c++'], ['g++'], ['clang++']];
 }
 
 async function findCompiler() {
@@ -91,8 +91,8 @@ async function findCompiler() {
 
 async function findHeaders() {
   try {
-    const { include_dir: directory } = (await import('node-api-headers')).default;
-    return directory;
+    const { include_dir: include, def_paths: definitions } = (await import('node-api-headers')).default;
+    return { include, definitions: Object.values(definitions) };
   } catch {
     throw new Error('the package node-api-headers is not installed');
   }
@@ -144,7 +144,7 @@ async function build(compiler, headers, inputs) {
         ...COMMON_FLAGS,
         ...extra,
         ...flags,
-        `-I${headers}`,
+        `-I${headers.include}`,
         '-c',
         path.join(sourceDir, source),
         '-o',
@@ -172,8 +172,7 @@ async function build(compiler, headers, inputs) {
     const cpu = await compile('cpu.cc', defines);
     if (!cpu.ok) throw new Error(`cpu.cc did not compile: ${firstError(cpu.output)}`);
 
-    // Node-API symbols are in the node binary: on macOS the linker must be told to leave them open.
-    const shared = process.platform === 'darwin' ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared'];
+    const shared = await sharedFlags(headers.definitions, scratch);
     const linked = path.join(scratch, 'hybrid-infer.node');
     const link = await run([
       ...compiler.command,
@@ -202,6 +201,34 @@ async function build(compiler, headers, inputs) {
   } finally {
     await rm(scratch, { recursive: true, force: true });
   }
+}
+
+/**
+ * How a library is linked whose Node-API symbols are in the node binary: Linux leaves them open, macOS when told to,
+ * Windows wants an import library, made from the definitions that node-api-headers has.
+ */
+async function sharedFlags(definitions, scratch) {
+  if (process.platform === 'darwin') return ['-bundle', '-undefined', 'dynamic_lookup'];
+  if (process.platform !== 'win32') return ['-shared'];
+  const machine = process.arch === 'arm64' ? 'arm64' : 'i386:x86-64';
+  const libraries = [];
+  for (const definition of definitions) {
+    const library = path.join(scratch, `${path.basename(definition, '.def')}.lib`);
+    const made = await run([
+      'llvm-dlltool',
+      '-m',
+      machine,
+      '-D',
+      'node.exe',
+      '-d',
+      definition,
+      '-l',
+      library,
+    ]);
+    if (made.code !== 0) throw new Error(`llvm-dlltool failed: ${firstError(made.output)}`);
+    libraries.push(library);
+  }
+  return ['-shared', ...libraries];
 }
 
 /** Runs `work` over `items`, as many at a time as there are cores; results in the order of the items. */

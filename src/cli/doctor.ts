@@ -41,7 +41,7 @@ function toText(r: DoctorReport): string {
     ['kernels', r.kernels.name],
     ...r.kernels.reasons.map((reason): [string, string] => ['', `not ${reason}`]),
     ['wasm', r.kernels.wasm],
-    ['onnxruntime', r.onnxruntime.installed ? (r.onnxruntime.version ?? 'installed') : 'not installed'],
+    ['onnxruntime', onnxruntimeFacts(r.onnxruntime)],
     ...r.providers.map((p): [string, string] => [
       `gpu ${p.provider}`,
       p.ok ? providerFacts(p) : `no: ${p.reason}`,
@@ -51,6 +51,12 @@ function toText(r: DoctorReport): string {
   ];
   const width = Math.max(...facts.map(([name]) => name.length));
   return facts.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join('\n');
+}
+
+function onnxruntimeFacts({ installed, version, add }: DoctorReport['onnxruntime']): string {
+  if (installed) return version ?? 'installed';
+  if (version !== null) return `${version} has no binding for this platform`;
+  return `not installed: no GPU, profile and sparsify. Add it with \`${add}\``;
 }
 
 function providerFacts({ reason, report }: ProviderProbe): string {

@@ -5,6 +5,7 @@ import { UsageError } from '../errors.js';
 import { GPU_CHOICES, type GpuChoice } from '../gpu/providers.js';
 import type { KernelBackend, KvFormat } from '../kernels/kernels.js';
 import { WEIGHT_FORMATS, type WeightFormat } from '../kernels/layout.js';
+import { nativeStatus } from '../kernels/native/loader.js';
 import type { CliContext } from './context.js';
 import { byteSize, decimal, oneOf, share, wholeNumber } from './parse.js';
 
@@ -114,6 +115,7 @@ export function loadOptions(context: CliContext, flags: EngineFlags & PlanFlags)
   if (flags.gpuMemory !== undefined && (flags.gpu ?? 'off') === 'off') {
     throw new UsageError('--gpu-memory without --gpu', 'Add --gpu auto, or a provider by name.');
   }
+  noteKernels(context, flags.kernels);
   return {
     findPlan: async (pack) => {
       const { findPlan } = await import('../profiler/find-plan.js');
@@ -133,3 +135,15 @@ export function loadOptions(context: CliContext, flags: EngineFlags & PlanFlags)
     onWarning: (message) => context.warn(message),
   };
 }
+
+/** Slower than it could be is worth one line; switched off on purpose, or another backend by name, is not. */
+function noteKernels(context: CliContext, kernels: EngineFlags['kernels'] = 'auto'): void {
+  if (kernels !== 'auto' || kernelsNoted) return;
+  kernelsNoted = true;
+  const { available, reason, hint } = nativeStatus();
+  if (available || process.env.HYBRID_INFER_NATIVE) return;
+  context.note(`WebAssembly kernels, since native ones are not there: ${reason}. ${hint}`);
+}
+
+/** `bench` and `eval` load several times. */
+let kernelsNoted = false;

@@ -1,9 +1,9 @@
 /** What this machine can do, for `hybrid-infer doctor`: facts only, the CLI prints them. */
 import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
-import { dirname, join, relative } from 'node:path';
+import { join, relative } from 'node:path';
 
+import { addOnnxRuntime, onnxRuntimeFolder } from '../onnx/runtime.js';
 import { selectKernels } from '../kernels/select.js';
 import { bindingFolder, CUDA_PROVIDER_FILES } from './libraries.js';
 import { platformProviders, probeProvider, type GpuProvider, type ProviderProbe } from './providers.js';
@@ -33,7 +33,13 @@ export interface DoctorReport {
   availableMemoryBytes: number;
   /** The backend `--kernels auto` takes, why no better one, and what WASM offers here. */
   kernels: { name: string; reasons: string[]; wasm: string; simd: string[] };
-  onnxruntime: { version: string | null; installed: boolean };
+  onnxruntime: {
+    version: string | null;
+    /** Its binding for this platform is there. */
+    installed: boolean;
+    /** The command that adds the package. */
+    add: string;
+  };
   /** Every provider of this platform, tried. */
   providers: ProviderProbe[];
   /** What `--gpu auto` takes. */
@@ -71,7 +77,11 @@ export async function runDoctor(options: DoctorOptions = {}): Promise<DoctorRepo
     memoryBytes: totalmem(),
     availableMemoryBytes: availableMemory(),
     kernels: { name: kernels.name, reasons: kernels.reasons, wasm: wasmName(), simd: simdFeatures() },
-    onnxruntime: { version: onnxruntimeVersion(), installed: bindingFolder() !== null },
+    onnxruntime: {
+      version: onnxruntimeVersion(),
+      installed: bindingFolder() !== null,
+      add: addOnnxRuntime(),
+    },
     providers,
     chosenProvider: providers.find((p) => p.ok)?.provider ?? null,
     installCuda: cudaInstructions(providers.find((p) => p.provider === 'cuda')),
@@ -86,7 +96,7 @@ export function cudaInstructions(probe: ProviderProbe | undefined): string[] {
     return [`onnxruntime-node has no CUDA provider for ${process.platform}/${process.arch}.`];
   }
   const folder = bindingFolder();
-  if (folder === null) return ['Install onnxruntime-node first.'];
+  if (folder === null) return [`First ${addOnnxRuntime()}`];
   const version = onnxruntimeVersion() ?? 'this version';
   const missing = new Set(probe.missingLibraries);
   const steps: string[] = [];
@@ -129,9 +139,10 @@ function simdFeatures(): string[] {
 }
 
 function onnxruntimeVersion(): string | null {
+  const folder = onnxRuntimeFolder();
+  if (folder === null) return null;
   try {
-    const require = createRequire(import.meta.url);
-    const file = join(dirname(require.resolve('onnxruntime-node')), '..', 'package.json');
+    const file = join(folder, 'package.json');
     return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
   } catch {
     return null;

@@ -5,9 +5,9 @@
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 
+import { onnxRuntimeFolder } from '../onnx/runtime.js';
 import { neededLibraries } from './elf.js';
 import type { GpuProvider } from './providers.js';
 
@@ -32,13 +32,10 @@ const DEFAULT_FOLDERS = ['/lib', '/usr/lib', '/lib64', '/usr/lib64'];
 
 /** Folder of the native binding, null when onnxruntime-node is not installed for this platform. */
 export function bindingFolder(): string | null {
-  try {
-    const main = createRequire(import.meta.url).resolve('onnxruntime-node');
-    const folder = join(dirname(main), '..', 'bin', 'napi-v6', process.platform, process.arch);
-    return existsSync(folder) ? folder : null;
-  } catch {
-    return null;
-  }
+  const installed = onnxRuntimeFolder();
+  if (installed === null) return null;
+  const folder = join(installed, 'bin', 'napi-v6', process.platform, process.arch);
+  return existsSync(folder) ? folder : null;
 }
 
 /** Names of what is missing; empty when everything was found, or where there is no way to tell. */

@@ -9,6 +9,7 @@ import { availableParallelism } from 'node:os';
 
 import { HybridError, UsageError } from '../errors.js';
 import { workerUrl } from '../io/worker-path.js';
+import { addOnnxRuntime, onnxRuntimeFolder } from '../onnx/runtime.js';
 import { missingLibraries } from './libraries.js';
 
 export type GpuProvider = 'cuda' | 'webgpu' | 'dml' | 'coreml';
@@ -121,6 +122,10 @@ export async function probeProvider(
   options: ProbeOptions = {},
 ): Promise<ProviderProbe> {
   const libraries = missingLibraries(provider);
+  if (onnxRuntimeFolder() === null) {
+    const reason = `onnxruntime-node is not installed (${addOnnxRuntime()})`;
+    return { provider, ok: false, reason, missingLibraries: libraries, report: null };
+  }
   const outcome = await runProbe(provider, options);
   if ('failure' in outcome) {
     return {

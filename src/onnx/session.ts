@@ -1,13 +1,9 @@
-/**
- * onnxruntime sessions with typed errors. The native library is loaded on first use only: a CPU-only
- * run never touches it.
- */
+/** onnxruntime sessions with typed errors. */
 import type { InferenceSession, Tensor } from 'onnxruntime-node';
 
 import { HybridError, RuntimeFault } from '../errors.js';
+import { loadOnnxRuntime, type Ort } from './runtime.js';
 import type { DataType } from './schema.js';
-
-type Ort = typeof import('onnxruntime-node');
 
 export interface SessionOptions {
   /**
@@ -41,23 +37,6 @@ export const f32Tensor = (data: Float32Array, dims: readonly number[]): TensorVa
   dims,
   data,
 });
-
-let loading: Promise<Ort> | undefined;
-
-/** The onnxruntime binding. @throws HybridError when there is none for this platform */
-export async function loadOnnxRuntime(): Promise<Ort> {
-  loading ??= import('onnxruntime-node').then(
-    (module) => (module as Ort & { default?: Ort }).default ?? module,
-    (cause: unknown) => {
-      throw new HybridError(
-        'ONNX_FAILED',
-        `onnxruntime cannot be loaded on ${process.platform}/${process.arch}: ${messageOf(cause)}`,
-        { cause, hint: 'Reinstall onnxruntime-node, or run without --gpu and with trained artifacts.' },
-      );
-    },
-  );
-  return loading;
-}
 
 export class OnnxSession {
   private released = false;

@@ -18,6 +18,7 @@ import { selectKernels } from '../kernels/select.js';
 import type { WeightFormat } from '../kernels/layout.js';
 import { openModel } from '../model/open-model.js';
 import { createTokenizer } from '../model/tokenizer.js';
+import { requireOnnxRuntime } from '../onnx/runtime.js';
 import { cachedPack } from '../pack/cache.js';
 import { looksLikePack, openPack } from '../pack/reader.js';
 import { TOOL_VERSION } from '../pack/tool-version.js';
@@ -119,6 +120,7 @@ export async function profile(
   quant: WeightFormat | null,
   options: ProfileOptions,
 ): Promise<ProfileResult> {
+  requireOnnxRuntime('profile without --hot-only');
   return withPack(path, quant, options, async (pack) => {
     const { name } = pack.header;
     const artifacts = { profile: profilePath(folder, name), predictor: predictorPath(folder, name) };

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { ModelError } from '../errors.js';
 import { writeFileAtomic } from '../io/atomic-write.js';
 import type { WeightSource } from '../model/types.js';
+import { requireOnnxRuntime } from '../onnx/runtime.js';
 import { prepareMeasuring, type Prepared, type TextSource, type TrainingOptions } from './prepare.js';
 import type { Setting } from './settings.js';
 import { MAX_INCREASE, searchShift, THRESHOLDS, type ShiftPoint } from './shift.js';
@@ -35,6 +36,7 @@ export async function shiftOnly(
   options: ShiftOnlyOptions,
 ): Promise<ShiftOnlyResult> {
   requireFree(out);
+  requireOnnxRuntime('sparsify');
   const source = await openTrainable(path);
   try {
     const from = thresholdOf(source);

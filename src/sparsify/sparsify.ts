@@ -13,6 +13,7 @@ import type { HistoryPoint, Progress } from './checkpoint.js';
 import { mergeAdapters, roundWeights, type FileType } from './final-weights.js';
 import { describeNeed, memoryNeed, requireMemory, type MemoryNeed } from './memory.js';
 import type { Activation } from './model-graph.js';
+import { requireOnnxRuntime } from '../onnx/runtime.js';
 import { prepare, type Prepared, type TextSource, type TrainingOptions } from './prepare.js';
 import type { Stage } from './schedule.js';
 import {
@@ -112,6 +113,7 @@ export async function sparsify(path: string, out: string, options: SparsifyOptio
   );
   const folderOf = (name: SettingName): string => (settings.length === 1 ? out : join(out, name));
   for (const { name } of settings) requireFree(folderOf(name));
+  requireOnnxRuntime('sparsify');
   const source = await openTrainable(path);
   try {
     const prepared = await prepare(source, options.texts, options.heldOut ?? null, { ...options, steps });

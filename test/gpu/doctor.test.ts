@@ -26,7 +26,11 @@ describe('runDoctor', () => {
     expect(report.cores).toBeGreaterThan(0);
     expect(report.availableMemoryBytes).toBeLessThanOrEqual(report.memoryBytes);
     expect(report.kernels.name).toMatch(/native|wasm|reference/);
-    expect(report.onnxruntime).toEqual({ version: '1.30.0', installed: true });
+    expect(report.onnxruntime).toEqual({
+      version: '1.30.0',
+      installed: true,
+      add: 'npm install onnxruntime-node@1.30.0 --ignore-scripts',
+    });
     expect(report.memoryBandwidthGBps).toBe(12.5);
     expect(report.providers.map((p) => p.provider)).toContain('webgpu');
     for (const { reason } of report.providers) expect(reason).not.toBe('');

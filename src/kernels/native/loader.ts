@@ -1,11 +1,10 @@
 /** Finding and loading the native addon, and choosing its variant for this CPU. */
 import { createRequire } from 'node:module';
-import { existsSync, readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { HybridError } from '../../errors.js';
 import type { Kernels } from '../kernels.js';
 import { kernelsOfParameters, MAX_ARGUMENTS } from '../call.js';
 import { declarationsDigest } from './declarations.js';
+import { findAddon } from './find-addon.js';
 
 /** What the addon exports; addon.cc says the same. */
 interface Addon {
@@ -38,24 +37,19 @@ export interface NativeStatus {
 const VARIANT_VARIABLE = 'HYBRID_INFER_NATIVE_ISA';
 const SWITCH_VARIABLE = 'HYBRID_INFER_NATIVE';
 
-/** Compiled code has the addon beside it; under test this file is in src/ and the addon in dist/. */
-const FOLDER = import.meta.url.endsWith('.ts') ? '../../../dist/kernels/native/' : './';
-const ADDON_PATH = fileURLToPath(new URL(`${FOLDER}hybrid-infer.node`, import.meta.url));
-const INFO_PATH = fileURLToPath(new URL(`${FOLDER}build-info.json`, import.meta.url));
+type Loaded = { addon: Addon; path: string } | { reason: string; hint: string; path?: string };
 
-const NOT_BUILT = 'Install a C++ compiler and run `npm run build:native`, or use --kernels wasm.';
-
-let loaded: { addon: Addon } | { reason: string } | undefined;
+let loaded: Loaded | undefined;
 
 /** Whether native kernels can be used here, with the reason when not. Loads the addon on the first call. */
 export function nativeStatus(): NativeStatus {
-  const path = existsSync(ADDON_PATH) ? ADDON_PATH : undefined;
   if (isOff()) {
     const reason = `switched off by ${SWITCH_VARIABLE}`;
-    return { available: false, path, reason, hint: `Unset ${SWITCH_VARIABLE}, or use --kernels wasm.` };
+    return { available: false, reason, hint: `Unset ${SWITCH_VARIABLE}, or use --kernels wasm.` };
   }
   const result = load();
-  if ('reason' in result) return { available: false, path, reason: result.reason, hint: NOT_BUILT };
+  if ('reason' in result) return { available: false, ...result };
+  const { path } = result;
   const variants = result.addon.variants();
   const wanted = process.env[VARIANT_VARIABLE] || variants[0];
   if (!variants.includes(wanted)) {
@@ -106,30 +100,22 @@ export function adviseHugePages(memory: WebAssembly.Memory, bytes?: number): boo
 
 const isOff = (): boolean => ['off', '0', 'false'].includes(process.env[SWITCH_VARIABLE] ?? '');
 
-function load(): { addon: Addon } | { reason: string } {
+function load(): Loaded {
   loaded ??= tryLoad();
   return loaded;
 }
 
-function tryLoad(): { addon: Addon } | { reason: string } {
-  if (!existsSync(ADDON_PATH)) return { reason: buildFailure() };
+function tryLoad(): Loaded {
+  const found = findAddon();
+  if ('reason' in found) return found;
+  const { path } = found;
   try {
-    return { addon: createRequire(import.meta.url)(ADDON_PATH) as Addon };
+    return { addon: createRequire(import.meta.url)(path) as Addon, path };
   } catch (error) {
     // Built for another platform or Node, or against libraries this system lacks.
-    return { reason: `the addon does not load: ${(error as Error).message.split('\n')[0]}` };
+    const reason = `the addon does not load: ${(error as Error).message.split('\n')[0]}`;
+    return { reason, hint: 'Build it on this machine, or use --kernels wasm.', path };
   }
-}
-
-/** What tools/build-native.mjs wrote down. */
-function buildFailure(): string {
-  try {
-    const info = JSON.parse(readFileSync(INFO_PATH, 'utf8')) as { reason?: unknown };
-    if (typeof info.reason === 'string') return info.reason;
-  } catch {
-    // no build was tried
-  }
-  return 'not built (npm run build:native)';
 }
 
 function addonOrThrow(): Addon {
