@@ -86,8 +86,8 @@ const INTERRUPTED = 4;
  */
 export class RowPrice {
   private oneRow = 0;
+  /** Rows are free until several steps have shown otherwise. */
   private price = 0;
-  private known = false;
 
   get value(): number {
     return this.price;
@@ -99,9 +99,7 @@ export class RowPrice {
       if (this.oneRow === 0) this.oneRow = us;
       else if (us < INTERRUPTED * this.oneRow) this.oneRow = mix(this.oneRow, us);
     } else if (rows <= MOST_ROWS && this.oneRow > 0 && us < INTERRUPTED * rows * this.oneRow) {
-      const price = Math.max(0, us / this.oneRow - 1) / (rows - 1);
-      this.price = this.known ? mix(this.price, price) : price;
-      this.known = true;
+      this.price = mix(this.price, Math.max(0, us / this.oneRow - 1) / (rows - 1));
     }
   }
 }

@@ -131,7 +131,10 @@ export class Sequences implements SequencePages {
 
   takeResults(): void {
     const { rows: pieces, rowCount } = this.step!;
-    this.rowPrice.report(rowCount, nowUs() - this.stepBegan);
+    // Lanes wake up for a prompt: its steps are not what drafts would be.
+    if (pieces.every((piece) => piece.firstPosition >= this.get(piece.sequence).promptLength)) {
+      this.rowPrice.report(rowCount, nowUs() - this.stepBegan);
+    }
     this.step = null;
     const masked: { s: Sequence; computed: number }[] = [];
     for (const { sequence, firstPosition, count } of pieces) {

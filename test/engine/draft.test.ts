@@ -166,14 +166,13 @@ describe('DraftLength', () => {
 });
 
 describe('RowPrice', () => {
-  it('is what a row more costs, in steps of one row', () => {
+  it('becomes what a row more costs, in steps of one row', () => {
     const price = new RowPrice();
-    expect(price.value).toBe(0);
     price.report(4, 250);
     expect(price.value).toBe(0); // nothing to compare with yet
     price.report(1, 100);
     price.report(4, 250);
-    expect(price.value).toBeCloseTo(0.5);
+    expect(price.value).toBeCloseTo(0.05);
     for (let i = 0; i < 100; i++) price.report(3, 300);
     expect(price.value).toBeCloseTo(1, 3);
   });
@@ -185,6 +184,6 @@ describe('RowPrice', () => {
     price.report(1, 10_000);
     price.report(2, 50_000);
     price.report(64, 6400);
-    expect(price.value).toBeCloseTo(0.5);
+    expect(price.value).toBeCloseTo(0.05);
   });
 });
