@@ -128,9 +128,9 @@ describe.each(['f32', 'q8', 'q4'] as const)('%s products', (format) => {
 
 test('sigma: what passes each activation, and with which value', () => {
   const gate = [-2, -0, 0, 0.2, 0.25, 0.3, 2];
-  const run = (kind: Parameters<typeof kernels.activate>[0]): [number, number][] => {
+  const run = (kind: Parameters<typeof kernels.activate>[0], threshold = 0.25): [number, number][] => {
     f32.set(gate, X / 4);
-    const n = kernels.activate(kind, 0.25, X, gate.length, 0, 10, LIST, COEF);
+    const n = kernels.activate(kind, threshold, X, gate.length, 0, 10, LIST, COEF);
     return Array.from({ length: n }, (_, i) => [u32[LIST / 4 + i], f32[COEF / 4 + i]]);
   };
   const at = (id: number, value: number): [number, number] => [id, Math.fround(value)];
@@ -138,9 +138,11 @@ test('sigma: what passes each activation, and with which value', () => {
   expect(run('drelu')).toEqual(run('relu'));
   expect(run('fatrelu')).toEqual([at(15, 0.3), at(16, 2)]);
   expect(run('relu2').at(-1)).toEqual(at(16, 4));
-  const silu = run('silu');
+  const silu = run('silu', -1);
   expect(silu.length).toBe(gate.length);
   expect(silu[6][1]).toBeCloseTo(2 / (1 + Math.exp(-2)), 6);
+  // Smooth ones are cut by their size: |sigma(-2)| is 0.238, |sigma(0.3)| 0.17.
+  expect(run('silu')).toEqual([silu[6]]);
 });
 
 test('attention of one position returns its value row; of equal keys, the mean of the values', () => {
