@@ -8,7 +8,7 @@ export type { LayerDensity } from './engine/stats.js';
 export type { FfnMode } from './engine/ffn-plan.js';
 export type { WeightFormat } from './kernels/layout.js';
 export type { ActivationKind, KernelBackend, KvFormat } from './kernels/kernels.js';
-export type { ChatMessage } from './model/chat.js';
+export type { ChatForm, ChatMessage } from './model/chat.js';
 export type { GpuChoice, GpuProvider } from './gpu/providers.js';
 export { findPlan, type FindPlanOptions } from './profiler/find-plan.js';
 export type {
