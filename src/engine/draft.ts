@@ -108,6 +108,8 @@ const mix = (old: number, fresh: number): number => KEPT * old + (1 - KEPT) * fr
 
 /** The first drafts of a sequence are short: nothing is known about it. */
 const FIRST_LENGTH = 2;
+/** What drafts must be expected to gain: both what is expected and what a row costs are estimates. */
+const LEAST_GAIN = 1.1;
 /** Accepted and rejected drafts that a sequence is credited with before it had any. */
 const FIRST_ACCEPTED = 2;
 const FIRST_REJECTED = 1;
@@ -147,7 +149,7 @@ export class DraftLength {
   /** The length, up to `length`, that gives the most tokens for the time: (1 + a + .. + a^k) / (1 + k price). */
   private worth(rowPrice: number): number {
     const share = this.accepted / (this.accepted + this.rejected);
-    let [best, most, expected, chance] = [0, 1, 1, 1];
+    let [best, most, expected, chance] = [0, LEAST_GAIN, 1, 1];
     for (let k = 1; k <= this.length; k++) {
       chance *= share;
       expected += chance;
