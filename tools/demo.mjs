@@ -27,7 +27,7 @@ step('With that plan, only neurons that are predicted to fire are computed', RUN
 step('All neurons (dense), the active ones (exact), the predicted ones (predicted)', BENCH);
 console.log(`
 ${((performance.now() - began) / 1000).toFixed(0)} s. Next:
-  node dist/cli/main.js chat                                  talk to the demo model
+  node dist/cli/main.js chat                                  let the demo model go on with what you type
   node dist/cli/main.js serve                                 OpenAI's HTTP API, and a page to chat in
   node dist/cli/main.js profile MODEL --text FILE             the same for a model of yours
   node dist/cli/main.js --help                                everything else`);

@@ -50,15 +50,6 @@ const GIB = 2 ** 30;
 /** Prompt of the benchmark: enough that the KV cache is not empty, short beside the decoding. */
 const PROMPT = Array.from({ length: 16 }, (_, i) => 3 + i * 17);
 const BATCH_TOKENS = 64;
-const GREEDY = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  repetitionWindow: 64,
-  seed: 1,
-};
 /**
  * Share of their norm by which logits of hybrid and CPU runs may differ before something must be wrong. The
  * suite checks every graph exactly; this prompt is noise, and the CPU rounds activations to 8 bits.
@@ -70,6 +61,7 @@ const { openGpu } = await dist('gpu/open-gpu.js');
 const { openPack } = await dist('pack/reader.js');
 const { Engine } = await dist('engine/engine.js');
 const { BandwidthProbe } = await dist('bench/bandwidth.js');
+const { GREEDY } = await dist('engine/sampler.js');
 const { selectKernels } = await dist('kernels/select.js');
 const { findPlan } = await dist('profiler/find-plan.js');
 

@@ -1,9 +1,8 @@
 /** A small model that proposes what a large one may write next. */
 import { ModelError } from '../errors.js';
-import { SAMPLING_DEFAULTS } from '../engine/sampler.js';
+import { GREEDY } from '../engine/sampler.js';
 import { HybridModel } from './hybrid-model.js';
 
-const GREEDY = { ...SAMPLING_DEFAULTS, temperature: 0, seed: 0 };
 /** Each has four requests at most: the large model's default. */
 const SLOTS = 4;
 

@@ -47,6 +47,17 @@ export const SAMPLING_DEFAULTS: Omit<SamplingOptions, 'seed'> = {
   repetitionWindow: 64,
 };
 
+/** The likeliest token, nothing else: what measurements and drafts ask for. */
+export const GREEDY: SamplingOptions = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  repetitionWindow: 0,
+  seed: 0,
+};
+
 export interface RandomSource {
   /** The next number in [0, 1). */
   (): number;

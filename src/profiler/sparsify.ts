@@ -9,6 +9,7 @@
  */
 import { cutIn, type ActivationCut, type FfnCuts, type FfnMode, type FfnPlan } from '../engine/ffn-plan.js';
 import type { Engine } from '../engine/engine.js';
+import { GREEDY } from '../engine/sampler.js';
 import { evaluateSettings, type Evaluation } from '../evaluate/evaluate.js';
 import type { PackHeader } from '../pack/types.js';
 import type { PredictorLayer } from '../predictor/artifact.js';
@@ -333,22 +334,19 @@ async function compareSpeeds(
 ): Promise<Speed[]> {
   const prompt = ids.slice(0, Math.max(1, Math.min(8, engine.layout.contextLength >> 1)));
   const most = Math.min(SPEED_TOKENS, engine.layout.contextLength - prompt.length);
-  const sampling = {
-    temperature: 0,
-    topK: 0,
-    topP: 1,
-    minP: 0,
-    repetitionPenalty: 1,
-    repetitionWindow: 0,
-    seed: 1,
-  };
   const measured: number[][] = settings.map(() => []);
   let maxTokens = most;
   for (let round = -1; round < SPEED_ROUNDS; round++) {
     for (const [s, bringInto] of settings.entries()) {
       await bringInto();
       const began = performance.now();
-      const { stats } = await engine.generate({ prompt, maxTokens, sampling, cachePrompt: false, signal });
+      const { stats } = await engine.generate({
+        prompt,
+        maxTokens,
+        sampling: GREEDY,
+        cachePrompt: false,
+        signal,
+      });
       if (round >= 0) measured[s].push(stats.decodeTokensPerSecond);
       // The first round only warms up, and says how long a token takes.
       else

@@ -103,24 +103,27 @@ async function trainOne(job: TrainJob, check: () => void): Promise<TrainedLayer>
             gate: neuronBias(pack, pack.header.layers[layer].gateBias),
             up: neuronBias(pack, pack.header.layers[layer].upBias),
           };
+    const common = {
+      layer,
+      gateRows: weights,
+      downNorms: norms,
+      gateRowBytes: gate.stride,
+      recordBytes: ffn.stride,
+      provider: job.provider,
+      threads: job.threads,
+      check,
+    };
     const gateFit = (samples: LayerRecording): Promise<FittedLayer> =>
       fitLayer(
         {
-          layer,
+          ...common,
           kind: job.kind,
           recall: job.recall,
           maxBits: MAX_BITS,
           ranks: job.rank === 'auto' ? undefined : [job.rank],
           epochs: job.epochs,
           seed: job.seed,
-          gateRows: weights,
-          downNorms: norms,
           gateThreshold: gateThresholds(pack, layer),
-          gateRowBytes: gate.stride,
-          recordBytes: ffn.stride,
-          provider: job.provider,
-          threads: job.threads,
-          check,
         },
         samples,
         parts,
@@ -128,18 +131,11 @@ async function trainOne(job: TrainJob, check: () => void): Promise<TrainedLayer>
     const contributionFit = (samples: LayerRecording): Promise<FittedLayer> =>
       fitContribution(
         {
-          layer,
+          ...common,
           least: job.contribution!,
           weightedRecall: job.recall,
-          gateRows: weights,
           upRows: upRows(pack, layer),
           biases: biases!,
-          downNorms: norms,
-          gateRowBytes: gate.stride,
-          recordBytes: ffn.stride,
-          provider: job.provider,
-          threads: job.threads,
-          check,
         },
         samples,
         parts,

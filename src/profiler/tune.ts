@@ -4,6 +4,7 @@
  * predictor artifact, the table with it.
  */
 import { Engine } from '../engine/engine.js';
+import { GREEDY } from '../engine/sampler.js';
 import { UsageError } from '../errors.js';
 import { evaluate, evaluateSettings, type Evaluation } from '../evaluate/evaluate.js';
 import { acquireLock } from '../io/lock.js';
@@ -291,15 +292,7 @@ class Sweep {
     const { stats } = await this.engine.generate({
       prompt,
       maxTokens: Math.min(SPEED_TOKENS, this.window - prompt.length),
-      sampling: {
-        temperature: 0,
-        topK: 0,
-        topP: 1,
-        minP: 0,
-        repetitionPenalty: 1,
-        repetitionWindow: 0,
-        seed: 1,
-      },
+      sampling: GREEDY,
       signal: this.signal,
     });
     return stats.decodeTokensPerSecond;

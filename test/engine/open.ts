@@ -45,14 +45,4 @@ export function removePacks(): void {
   packs.clear();
 }
 
-export const GREEDY = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  repetitionWindow: 64,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 1,
-};
+export { GREEDY } from '../../src/engine/sampler.js';

@@ -4,6 +4,7 @@ import { decodeSpeed, serve } from './peer-protocol.mjs';
 
 const dist = new URL('../../dist/', import.meta.url);
 const { Engine } = await import(new URL('engine/engine.js', dist));
+const { GREEDY } = await import(new URL('engine/sampler.js', dist));
 const { openPack } = await import(new URL('pack/reader.js', dist));
 const { findPlan } = await import(new URL('profiler/find-plan.js', dist));
 
@@ -20,16 +21,6 @@ const engine = await Engine.open(pack, {
 });
 const planned = engine.modes;
 const { vocabSize } = pack.header.config;
-
-const GREEDY = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  repetitionWindow: 64,
-  seed: 1,
-};
 
 serve(`hybrid-infer ${engine.kernelsName}`, async ({ prompt, generate, ffn, sequences = 1 }) => {
   await engine.setModes(planned.map((mode) => (ffn === 'predicted' ? mode : ffn)));

@@ -4,17 +4,11 @@
  */
 /* global performance */
 import { readFileSync } from 'node:fs';
-import { getLlama, LlamaLogLevel } from 'node-llama-cpp';
+import { loadLlama } from './load-llama.mjs';
 import { decodeSpeed, serve } from './peer-protocol.mjs';
 
 const [modelPath, threads, contextSize, most] = process.argv.slice(2);
-const llama = await getLlama({
-  gpu: false,
-  build: 'never',
-  maxThreads: Number(threads),
-  logLevel: LlamaLogLevel.error,
-});
-const model = await llama.loadModel({ modelPath });
+const model = await loadLlama(modelPath, Number(threads));
 const context = await model.createContext({
   contextSize: Number(contextSize),
   batchSize: Number(contextSize),

@@ -5,16 +5,10 @@
  *     node tools/peers/llama-server.mjs MODEL.gguf [threads, 2] [sequences, 4] [context, 256]
  */
 import { createServer } from 'node:http';
-import { getLlama, LlamaLogLevel } from 'node-llama-cpp';
+import { loadLlama } from './load-llama.mjs';
 
 const [modelPath, threads = '2', slots = '4', contextSize = '256'] = process.argv.slice(2);
-const llama = await getLlama({
-  gpu: false,
-  build: 'never',
-  maxThreads: Number(threads),
-  logLevel: LlamaLogLevel.error,
-});
-const model = await llama.loadModel({ modelPath });
+const model = await loadLlama(modelPath, Number(threads));
 const context = await model.createContext({
   sequences: Number(slots),
   contextSize: Number(contextSize),

@@ -1,7 +1,7 @@
 // dot and dotLists: rows times the vectors of tokens. Included after row_dot.h.
 //
 // Four rows at a time meet the tokens one, two or four at a time (row_dot.h). Many tokens take their turns on a
-// block of rows that stays in level 1.
+// block of rows that stays in level 1. Long rows have an order of sums of their own where it pays (long_dot.h).
 #pragma once
 
 #include "row_dot.h"
@@ -169,9 +169,9 @@ void dotFormat(Rows w, size_t rows, const uint8_t* x, size_t xStride, size_t nTo
         dotSets<FORMAT, tokens>(w, rows, x + done * xStride, xStride, n, out + done * outStride, outStride, cols);
         done += n;
       };
-      const size_t left = nTokens % 8;
-      if (nTokens - left + (left > 4 ? left : 0) > 0) sets(Size<8>{}, nTokens - (left > 4 ? 0 : left));
-      if (done < nTokens && left > 2) sets(Size<4>{}, left);
+      const size_t left = nTokens % 8, eights = left > 4 ? nTokens : nTokens - left;
+      if (eights > 0) sets(Size<8>{}, eights);
+      if (nTokens - eights > 2) sets(Size<4>{}, nTokens - eights);
     }
 #endif
     if (done < nTokens) {
