@@ -11,18 +11,19 @@
 import { readFileSync } from 'node:fs';
 import { performance } from 'node:perf_hooks';
 import { clearInterval, setInterval } from 'node:timers';
-import { parseArgs } from 'node:util';
 import { Agent, request } from 'undici';
+import { readFlags } from './flags.mjs';
 import { startServer } from './served.mjs';
 
-const { values } = parseArgs({
-  options: {
+const { requests, seed, clients } = readFlags(
+  'usage: node tools/fuzz-serve.mjs [--requests 100000] [--seed 1] [--clients 32]',
+  {
     requests: { type: 'string', default: '100000' },
     seed: { type: 'string', default: '1' },
     clients: { type: 'string', default: '32' },
   },
-});
-const [requests, seed, clients] = [values.requests, values.seed, values.clients].map(Number);
+  ['requests', 'seed', 'clients'],
+).values;
 
 const MODEL = 'tales-4m-relu';
 /** Documented in docs/serve.md; every other one is a defect. 429 is what a proxy before it might say. */

@@ -12,13 +12,13 @@ import { readFileSync } from 'node:fs';
 import { performance } from 'node:perf_hooks';
 import { clearInterval, setInterval } from 'node:timers';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { Agent, request } from 'undici';
+import { readFlags } from './flags.mjs';
 import { startServer } from './served.mjs';
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
+const { values, positionals } = readFlags(
+  'usage: node tools/load-serve.mjs [--clients 64] [--seconds 300] [--tokens 48] [--compare 100] [--url URL [--pid PID]] [-- serve options]',
+  {
     clients: { type: 'string', default: '64' },
     seconds: { type: 'string', default: '300' },
     tokens: { type: 'string', default: '48' },
@@ -26,10 +26,10 @@ const { values, positionals } = parseArgs({
     url: { type: 'string' },
     pid: { type: 'string' },
   },
-});
-const [clients, seconds, tokens, compare] = ['clients', 'seconds', 'tokens', 'compare'].map((name) =>
-  Number(values[name]),
+  ['clients', 'seconds', 'tokens', 'compare'],
+  true,
 );
+const { clients, seconds, tokens, compare } = values;
 
 const server = values.url
   ? { url: values.url, pid: values.pid, stop: () => {} }

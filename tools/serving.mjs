@@ -10,16 +10,24 @@
  *
  * Without --pack: the demo model. Other options: --ffn MODE, --threads N, --json.
  */
-import { parseArgs } from 'node:util';
 import { cpus } from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { setTimeout as later } from 'node:timers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HybridModel } from '../dist/index.js';
+import { readFlags } from './flags.mjs';
 
-const { values: flags, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
+const EXPERIMENTS = { parallel, conversation, speculation, soak };
+const USAGE = `usage: node tools/serving.mjs ${Object.keys(EXPERIMENTS).join('|')} [--pack FILE] [options]
+
+  parallel       [--sequences 1,2,4,8] [--prompt 16] [--generate 32] [--rounds 3]
+  conversation   [--turns 5] [--tokens 1500]
+  speculation    [--rounds 3]
+  soak           [--minutes 20]
+  any            [--ffn MODE] [--threads N] [--json]; without --pack the demo model`;
+const { values: flags, positionals } = readFlags(
+  USAGE,
+  {
     pack: { type: 'string', default: new URL('../models/tales-4m-relu', import.meta.url).pathname },
     sequences: { type: 'string', default: '1,2,4,8' },
     prompt: { type: 'string', default: '16' },
@@ -31,27 +39,20 @@ const { values: flags, positionals } = parseArgs({
     ffn: { type: 'string', default: 'auto' },
     threads: { type: 'string' },
     json: { type: 'boolean', default: false },
-    help: { type: 'boolean', default: false },
   },
-});
-
-const EXPERIMENTS = { parallel, conversation, speculation, soak };
+  ['prompt', 'generate', 'rounds', 'turns', 'tokens', 'minutes', 'threads'],
+  true,
+);
 const run = EXPERIMENTS[positionals[0]];
-if (flags.help || !run) {
-  console.error(`usage: node tools/serving.mjs ${Object.keys(EXPERIMENTS).join('|')} [--pack FILE] ...`);
-  process.exit(flags.help ? 0 : 2);
-}
-const number = (name) => {
-  const value = Number(flags[name]);
-  if (Number.isInteger(value) && value > 0) return value;
-  console.error(`--${name} is ${flags[name]}, expected a whole number from 1`);
+if (!run || !/^[1-9]\d*(,[1-9]\d*)*$/.test(flags.sequences)) {
+  console.error(run ? `error: --sequences is "${flags.sequences}", expected numbers such as 1,2,4` : USAGE);
   process.exit(2);
-};
+}
 const median = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)];
 const load = (options) =>
   HybridModel.load(flags.pack, {
     ffn: flags.ffn,
-    threads: flags.threads ? number('threads') : undefined,
+    threads: flags.threads,
     ...options,
   });
 const GREEDY = { temperature: 0, ignoreEos: true, cachePrompt: false };
@@ -68,11 +69,11 @@ function table(rows) {
 async function parallel() {
   const counts = flags.sequences.split(',').map(Number);
   const most = Math.max(...counts);
-  const [prompt, generate] = [number('prompt'), number('generate')];
+  const { prompt, generate } = flags;
   const model = await load({ slots: most, contextLength: prompt + generate, kvMemory: undefined });
   const ids = (i) => Array.from({ length: prompt }, (_, k) => (k * 31 + i * 7 + 5) % model.config.vocabSize);
   const speeds = new Map(counts.map((n) => [n, []]));
-  for (let round = 0; round <= number('rounds'); round++) {
+  for (let round = 0; round <= flags.rounds; round++) {
     for (const n of counts) {
       // When each sequence got each of its tokens.
       const times = await Promise.all(
@@ -104,7 +105,7 @@ async function parallel() {
 
 /** Time to the first token of each turn of a conversation, with the cache of prefixes and without. */
 async function conversation() {
-  const [turns, tokens] = [number('turns'), number('tokens')];
+  const { turns, tokens } = flags;
   const each = Math.floor(tokens / turns / 2);
   const model = await load({ contextLength: tokens + 64, slots: 1 });
   const rows = [];
@@ -144,7 +145,7 @@ async function speculation() {
   for (const [name, text] of Object.entries(texts)) {
     const speeds = { off: [], ngram: [] };
     let drafts = '';
-    for (let round = 0; round <= number('rounds'); round++) {
+    for (let round = 0; round <= flags.rounds; round++) {
       for (const speculate of [false, 'ngram']) {
         const options = { temperature: 0, ignoreEos: true, maxTokens: 160, speculate };
         const { stats } = await model.generate(text, options);
@@ -167,7 +168,7 @@ async function speculation() {
 
 /** Requests that arrive, are cancelled, fail and finish at random: memory stays flat, pages come back, none is lost. */
 async function soak() {
-  const until = performance.now() + number('minutes') * 60_000;
+  const until = performance.now() + flags.minutes * 60_000;
   const model = await load({ slots: 4 });
   const { vocabSize } = model.config;
   const counts = { finished: 0, cancelled: 0, refused: 0, failed: 0, lost: 0 };
@@ -238,7 +239,7 @@ async function soak() {
     await Promise.race([...active, sleep(20)]);
     if (performance.now() >= nextReport) {
       report();
-      nextReport += Math.max(1000, (number('minutes') * 60_000) / 20);
+      nextReport += Math.max(1000, (flags.minutes * 60_000) / 20);
     }
   }
   await Promise.all(active);

@@ -11,9 +11,9 @@ import { once } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { performance } from 'node:perf_hooks';
-import { parseArgs } from 'node:util';
 import { f32Tensor, OnnxSession } from '../dist/onnx/session.js';
 import { GraphBuilder, int } from '../dist/onnx/graph-builder.js';
+import { readFlags } from './flags.mjs';
 
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 const WINDOW = 256;
@@ -45,16 +45,19 @@ async function products({ rows, inner, columns }) {
 }
 
 async function main() {
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: {
+  const usage = 'usage: node tools/training-speed.mjs <model> [--steps N] [--threads N] [--micro-batch N]';
+  const { values, positionals } = readFlags(
+    usage,
+    {
       steps: { type: 'string', default: '8' },
       threads: { type: 'string', default: `${availableParallelism()}` },
       'micro-batch': { type: 'string', default: '2' },
     },
-  });
+    ['steps', 'threads', 'micro-batch'],
+    true,
+  );
   if (positionals.length !== 1) {
-    console.error('usage: node tools/training-speed.mjs <model> [--steps N] [--threads N] [--micro-batch N]');
+    console.error(usage);
     process.exit(2);
   }
   const [{ openModel }, { parametersOf }, { readWeights }, { Trainer }] = await Promise.all([

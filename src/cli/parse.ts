@@ -29,7 +29,11 @@ export function share(option: string, min = 0, max = 1): Parser<number> {
   return (text) => {
     const value = text.endsWith('%') ? parseDecimal(text.slice(0, -1)) / 100 : parseDecimal(text);
     if (value >= min && value <= max) return value;
-    throw refuse(option, text, `a fraction from ${min} to ${max}, or a percentage such as ${min * 100}%`);
+    throw refuse(
+      option,
+      text,
+      `a fraction from ${min} to ${max}, or a percentage from ${min * 100}% to ${max * 100}%`,
+    );
   };
 }
 

@@ -1,12 +1,14 @@
 /** `run`: generate text. Text goes to stdout as it comes, statistics to stderr. */
+import { existsSync } from 'node:fs';
 import { addAbortSignal } from 'node:stream';
 import { Option, type Command } from 'commander';
 import type { GenerateOptions, HybridModel } from '../api/hybrid-model.js';
 import type { Generation, GenerationResult } from '../api/generation.js';
 import { UsageError } from '../errors.js';
+import { isHubName } from '../hub/repository.js';
 import { writeFileAtomic } from '../io/atomic-write.js';
 import type { CliContext } from './context.js';
-import { modelAndPrompt } from './model-argument.js';
+import { modelAndPrompt, modelPath } from './model-argument.js';
 import {
   engineOptions,
   loadOptions,
@@ -249,7 +251,12 @@ const toJson = (model: HybridModel, result: GenerationResult): object => ({
   layers: result.layers.map((layer, index) => ({ layer: index, ...layer })),
 });
 
+/** @throws UsageError for what is no word it knows and no file */
 function speculation(how = 'off'): GenerateOptions['speculate'] {
   if (how === 'off') return false;
-  return how === 'ngram' ? 'ngram' : { draft: how };
+  if (how === 'ngram') return 'ngram';
+  if (isHubName(how) || existsSync(how)) return { draft: modelPath(how) };
+  throw new UsageError(
+    `--speculate is ${JSON.stringify(how)}, expected ngram, off, or the path of a small model with the same tokenizer`,
+  );
 }

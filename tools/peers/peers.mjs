@@ -12,7 +12,7 @@ import { cpus } from 'node:os';
 import { resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { readFlags } from '../flags.mjs';
 
 const USAGE = `node tools/peers/peers.mjs --pack FILE.hpack --gguf FILE.gguf [options]
 
@@ -32,8 +32,9 @@ Speed of hybrid-infer and of llama.cpp (node-llama-cpp) with the same weights, i
 `;
 
 const text = { type: 'string' };
-const { values } = parseArgs({
-  options: {
+const { values } = readFlags(
+  USAGE,
+  {
     pack: text,
     gguf: text,
     threads: { ...text, default: String(cpus().length) },
@@ -44,13 +45,10 @@ const { values } = parseArgs({
     kernels: { ...text, default: 'native' },
     sequences: { ...text, default: '1' },
     json: { type: 'boolean', default: false },
-    help: { type: 'boolean', default: false },
   },
-});
-if (values.help) {
-  process.stdout.write(USAGE);
-  process.exit(0);
-}
+  ['threads', 'prompt', 'generate', 'rounds', 'sequences'],
+);
+const { threads, prompt, generate, rounds, sequences } = values;
 if (!values.pack || !values.gguf) {
   console.error('peers: --pack FILE.hpack and --gguf FILE.gguf are needed; --help says how to make them');
   process.exit(2);
@@ -60,19 +58,6 @@ for (const file of [values.pack, values.gguf]) {
   console.error(`peers: ${file} does not exist; --help says how to make it`);
   process.exit(2);
 }
-const whole = (name) => {
-  const n = Number(values[name]);
-  if (Number.isInteger(n) && n > 0) return n;
-  console.error(`peers: --${name} is "${values[name]}", expected a whole number above 0`);
-  process.exit(2);
-};
-const [threads, prompt, generate, rounds, sequences] = [
-  'threads',
-  'prompt',
-  'generate',
-  'rounds',
-  'sequences',
-].map(whole);
 const context = prompt + generate + 16;
 
 /** A child process that answers one request at a time. */
