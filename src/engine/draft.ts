@@ -93,13 +93,13 @@ export class RowPrice {
     return this.price;
   }
 
-  /** A step of `rows` rows took `us`. */
-  report(rows: number, us: number): void {
+  /** A step of `rows` rows took this long. */
+  report(rows: number, ms: number): void {
     if (rows === 1) {
-      if (this.oneRow === 0) this.oneRow = us;
-      else if (us < INTERRUPTED * this.oneRow) this.oneRow = mix(this.oneRow, us);
-    } else if (rows <= MOST_ROWS && this.oneRow > 0 && us < INTERRUPTED * rows * this.oneRow) {
-      this.price = mix(this.price, Math.max(0, us / this.oneRow - 1) / (rows - 1));
+      if (this.oneRow === 0) this.oneRow = ms;
+      else if (ms < INTERRUPTED * this.oneRow) this.oneRow = mix(this.oneRow, ms);
+    } else if (rows <= MOST_ROWS && this.oneRow > 0 && ms < INTERRUPTED * rows * this.oneRow) {
+      this.price = mix(this.price, Math.max(0, ms / this.oneRow - 1) / (rows - 1));
     }
   }
 }

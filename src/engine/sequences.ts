@@ -19,7 +19,6 @@ import { Schedule, type PlannedRows, type SequencePages, type StepPlan } from '.
 import { addInto, Sequence } from './sequence.js';
 import { Stat, takeCounters } from './stats.js';
 import { RowFlag, type Step } from './step.js';
-import { nowUs } from './timeline.js';
 
 /** Prompt rows of a step in which others decode, as a share of the whole batch: bounds how long those wait. */
 const PROMPT_SHARE = 1 / 4;
@@ -94,7 +93,7 @@ export class Sequences implements SequencePages {
     this.step = plan.rowCount > 0 ? plan : null;
     this.countPages();
     this.flush(plan.rowCount === 0);
-    this.stepBegan = nowUs();
+    this.stepBegan = performance.now();
   }
 
   private countPages(): void {
@@ -130,11 +129,8 @@ export class Sequences implements SequencePages {
   // ---- after a step ----------------------------------------------------------------------------------------
 
   takeResults(): void {
-    const { rows: pieces, rowCount } = this.step!;
-    // Lanes wake up for a prompt: its steps are not what drafts would be.
-    if (pieces.every((piece) => piece.firstPosition >= this.get(piece.sequence).promptLength)) {
-      this.rowPrice.report(rowCount, nowUs() - this.stepBegan);
-    }
+    const pieces = this.step!.rows;
+    this.learnRowPrice(this.step!);
     this.step = null;
     const masked: { s: Sequence; computed: number }[] = [];
     for (const { sequence, firstPosition, count } of pieces) {
@@ -147,6 +143,17 @@ export class Sequences implements SequencePages {
       else this.guarded(s, () => this.takeTokens(s, computed, count));
     }
     if (masked.length > 0) this.takeMasked(masked);
+  }
+
+  /** For who speculates. Lanes wake up for a prompt: its steps are not what drafts would be. */
+  private learnRowPrice({ rows, rowCount }: StepPlan): void {
+    let speculates = false;
+    for (const { sequence, firstPosition } of rows) {
+      const s = this.get(sequence);
+      if (firstPosition < s.promptLength) return;
+      speculates ||= s.draftLength !== null;
+    }
+    if (speculates) this.rowPrice.report(rowCount, performance.now() - this.stepBegan);
   }
 
   /** Positions up to `computed` are valid and `generated` tokens were chosen. */
