@@ -25,7 +25,10 @@ export function registerExport(program: Command, context: CliContext): void {
     .option('--gguf <file>', 'GGUF file for llama.cpp')
     .option('--powerinfer <file>', 'GGUF file with predictors for PowerInfer')
     .addOption(new Option('--type <type>', 'weights').choices(GGUF_TYPES).default('q4_0'))
-    .option('--predictor <file>', 'predictor for --powerinfer (default: found by the name of the model)')
+    .option(
+      '--predictor <file>',
+      'predictor for --powerinfer (default: found by the name of the model, here or beside it)',
+    )
     .addOption(threadsOption());
   outputOptions(command)
     .addHelpText('after', EXAMPLES)
@@ -71,7 +74,7 @@ async function exportCommand(context: CliContext, path: string, flags: ExportFla
 async function predictorOf(source: WeightSource, path: string | undefined): Promise<PredictorArtifact> {
   const { findArtifacts } = await import('../profiler/find-plan.js');
   const header = { name: source.name, fingerprint: await source.fingerprint() };
-  const found = findArtifacts({ header }, { predictor: path }).predictor;
+  const found = findArtifacts({ header, path: source.path }, { predictor: path }).predictor;
   if (found) return found.artifact;
   throw new UsageError(
     `there is no predictor for ${source.name}`,

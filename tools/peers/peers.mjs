@@ -1,9 +1,10 @@
 /**
- * hybrid-infer beside llama.cpp: the same weights, the same machine, in turns. `--help` says how to use it.
+ * hybrid-infer beside its peers: the same weights, the same machine, in turns. `--help` says how to use it.
  *
- * Both sides stay loaded in processes of their own; only one works at a time. A round asks every
+ * node-llama-cpp and ours stay loaded in processes of their own, programs of other builds are started for their turn;
+ * only one works at a time. A round asks every
  * configuration once, so that slow minutes of a shared machine hit all alike. Ratios are taken round by
- * round against llama.cpp; medians are printed. Memory bandwidth is sampled before every round.
+ * round against the first row; medians are printed. Memory bandwidth is sampled before every round.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -13,6 +14,7 @@ import { resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { readFlags } from '../flags.mjs';
+import { llamaBench, powerInfer } from './programs.mjs';
 
 const USAGE = `node tools/peers/peers.mjs --pack FILE.hpack --gguf FILE.gguf [options]
 
@@ -28,6 +30,11 @@ Speed of hybrid-infer and of llama.cpp (node-llama-cpp) with the same weights, i
   --modes LIST     FFN modes: predicted,exact,dense
   --kernels LIST   native,wasm (native)
   --sequences N    N at once, each with a prompt of its own: tokens/s of all while all write (1)
+  --llama-bench PATH       also this program, of llama.cpp or of ik_llama.cpp (which then repacks its weights); as
+                           often as there are programs
+  --powerinfer PATH        also PowerInfer's main, on
+  --powerinfer-gguf FILE   what hybrid-infer export DIR/prosparse-7b.q4.hpack --powerinfer FILE wrote
+  --no-node-llama          without node-llama-cpp
   --json           one JSON document
 `;
 
@@ -44,6 +51,10 @@ const { values } = readFlags(
     modes: { ...text, default: 'predicted,exact,dense' },
     kernels: { ...text, default: 'native' },
     sequences: { ...text, default: '1' },
+    'llama-bench': { ...text, multiple: true, default: [] },
+    powerinfer: text,
+    'powerinfer-gguf': text,
+    'no-node-llama': { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
   },
   ['threads', 'prompt', 'generate', 'rounds', 'sequences'],
@@ -53,7 +64,19 @@ if (!values.pack || !values.gguf) {
   console.error('peers: --pack FILE.hpack and --gguf FILE.gguf are needed; --help says how to make them');
   process.exit(2);
 }
-for (const file of [values.pack, values.gguf]) {
+if (Boolean(values.powerinfer) !== Boolean(values['powerinfer-gguf'])) {
+  console.error('peers: --powerinfer PATH and --powerinfer-gguf FILE go together');
+  process.exit(2);
+}
+const programs = [
+  ...values['llama-bench'],
+  ...(values.powerinfer ? [values.powerinfer, values['powerinfer-gguf']] : []),
+];
+if (programs.length > 0 && sequences > 1) {
+  console.error('peers: --llama-bench and --powerinfer run one sequence; leave --sequences out');
+  process.exit(2);
+}
+for (const file of [values.pack, values.gguf, ...programs]) {
   if (existsSync(file)) continue;
   console.error(`peers: ${file} does not exist; --help says how to make it`);
   process.exit(2);
@@ -91,11 +114,22 @@ const { selectKernels } = await import(new URL('kernels/select.js', dist));
 
 const pack = resolve(values.pack);
 const gguf = resolve(values.gguf);
-const llama = new Peer('llama-peer.mjs', [gguf, threads, context, sequences]);
-const llamaName = (await llama.answer()).ready;
 /** [name, peer, request] */
-const configurations = [[llamaName, llama, { prompt, generate, sequences }]];
-const peers = [llama];
+const configurations = [];
+const peers = [];
+if (!values['no-node-llama']) {
+  const llama = new Peer('llama-peer.mjs', [gguf, threads, context, sequences]);
+  peers.push(llama);
+  configurations.push([(await llama.answer()).ready, llama, { prompt, generate, sequences }]);
+}
+for (const path of values['llama-bench']) {
+  const bench = llamaBench(resolve(path), gguf, threads);
+  configurations.push([bench.name, bench, { prompt, generate }]);
+}
+if (values.powerinfer) {
+  const powerinfer = powerInfer(resolve(values.powerinfer), resolve(values['powerinfer-gguf']), threads);
+  configurations.push([powerinfer.name, powerinfer, { prompt, generate }]);
+}
 for (const kernels of values.kernels.split(',')) {
   const peer = new Peer('hybrid-peer.mjs', [pack, threads, context, sequences, kernels]);
   peers.push(peer);
