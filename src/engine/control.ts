@@ -12,12 +12,13 @@
  *           8 PAGES_USED  pages of the KV cache that sequences hold, as of the last step
  *           9 PAGES_CACHED  pages that nobody holds and whose prefix is kept
  *          10 FAILED_ROW  1 + the row of the step that made a job fail; 0: no single one did
- *     words 16 + 16 l     next chunk of lane l's share of the FFN; one cache line each
+ *     words 16 + 32 l     units taken of lane l's share of a phase's work, and 16 further on of the next phase's
+ *                           (work.ts); one cache line each
  */
 const CURSORS = 16;
 const CURSOR_STRIDE = 16;
-export const controlWords = (lanes: number): number => CURSORS + CURSOR_STRIDE * lanes;
-export const chunkCursor = (lane: number): number => CURSORS + CURSOR_STRIDE * lane;
+export const controlWords = (lanes: number): number => CURSORS + 2 * CURSOR_STRIDE * lanes;
+export const workCursor = (lane: number, odd: number): number => CURSORS + CURSOR_STRIDE * (2 * lane + odd);
 
 export const Word = {
   JOB: 0,

@@ -7,7 +7,7 @@ import { rowShare } from './control.js';
 import { chunkSize } from './ffn-plan.js';
 import type { LaneContext } from './lane-context.js';
 import type { LayerPlacement, PredictorPlacement } from './layout.js';
-import { product } from './products.js';
+import { productRows } from './products.js';
 import type { Rows, Vectors } from './rows.js';
 import { score } from './score.js';
 
@@ -33,7 +33,7 @@ export function routerLogits(context: LaneContext, layer: LayerPlacement, input:
   const router = layer.router!;
   const first = rowShare(router.rows, lane, layout.laneCount);
   const end = rowShare(router.rows, lane + 1, layout.laneCount);
-  product(context, layer.arena, -1, router, 0, first, end, input, n, shared.router, shared.rowRouter);
+  productRows(context, layer.arena, router, 0, first, end, input, n, shared.router, shared.rowRouter);
 }
 
 /** The experts with the largest logits of every row (the first of equal ones), and their weights. */

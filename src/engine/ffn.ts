@@ -7,13 +7,12 @@
  *
  * Without a gate (plain FFNs) fc1 takes the gate's place, and x1 = sigma(fc1 x + b) is known before up.
  *
- * Neurons come in chunks, each with its own sum over down columns. A lane works through its share of the
- * chunks and then takes from the others' shares: who computed a chunk makes no difference to its sum. Lists
+ * Neurons come in chunks, each with its own sum over down columns: who computed a chunk (work.ts) makes no
+ * difference to its sum. Lists
  * of neurons are kept by row, compressed: those of row t stand at offsets[t] .. offsets[t + 1]. Neurons that
  * the GPU computes are left out of the lists, and in a mixture those of experts that a row has not chosen.
  */
 import { isSmooth } from '../kernels/kernels.js';
-import { rowShare, shareBegin, chunkCursor } from './control.js';
 import { chooseExperts, chooseInExperts, listChosen, weighExperts } from './experts.js';
 import { chunkSize } from './ffn-plan.js';
 import { addRows, gpuUnits, postRows } from './gpu-link.js';
@@ -27,15 +26,9 @@ import { counters, Stat } from './stats.js';
 import { RowFlag, type Step } from './step.js';
 import { endSpan, nowUs } from './timeline.js';
 
-/**
- * With fewer chunks a lane than this each keeps to its share: one chunk is then too large a part of a share for
- * stealing to balance anything, and looking at the other lanes' cursors costs a small layer more than it waits.
- */
-const STEALING_CHUNKS = 4;
-
 /** Fills all chunks' sums for all rows; ends with a barrier, after which they are complete. */
 export function ffn(context: LaneContext, layer: LayerPlacement, l: number, rows: Rows, step: Step): void {
-  const { lane, layout, shared, barrier } = context;
+  const { lane, layout, shared, barrier, work } = context;
   const { normed, count } = rows;
   const d = layout.config.hiddenSize;
   const unit = gpuUnits(context, l).ffn;
@@ -45,21 +38,10 @@ export function ffn(context: LaneContext, layer: LayerPlacement, l: number, rows
   if (predictor) hiddenLayer(context, layer, predictor, rows);
 
   let began = context.timeline ? nowUs() : 0;
-  if (layout.chunkCount < STEALING_CHUNKS * layout.laneCount) {
-    const end = shareBegin(layout.chunkCount, lane + 1, layout.laneCount);
-    for (let chunk = shareBegin(layout.chunkCount, lane, layout.laneCount); chunk < end; chunk++) {
+  work.begin(layout.chunkCount, (layer.gate.rows * layer.gate.stride) / layout.chunkCount);
+  while (work.take()) {
+    for (let chunk = work.first; chunk < work.end; chunk++)
       ffnChunk(context, layer, l, chunk, predictor, rows, step);
-    }
-  } else {
-    for (let i = 0; i < layout.laneCount; i++) {
-      const owner = (lane + i) % layout.laneCount;
-      const end = shareBegin(layout.chunkCount, owner + 1, layout.laneCount);
-      for (;;) {
-        const chunk = Atomics.add(context.control, chunkCursor(owner), 1);
-        if (chunk >= end) break;
-        ffnChunk(context, layer, l, chunk, predictor, rows, step);
-      }
-    }
   }
   if (lane === 0) {
     for (let t = 0; t < count; t++) context.stats[counters(context, step, t, l) + Stat.TOKENS] += 1;
@@ -84,17 +66,17 @@ function hiddenLayer(
   predictor: PredictorPlacement,
   rows: Rows,
 ): void {
-  const { lane, layout, barrier } = context;
+  const { barrier } = context;
   const { kernels } = context.arenas[layer.arena];
   const { fc1, fc2, b1, rank } = predictor;
   if (!fc1) return;
   const { hidden } = rows;
-  const first = rowShare(fc1.rows, lane, layout.laneCount);
-  const end = rowShare(fc1.rows, lane + 1, layout.laneCount);
-  product(context, layer.arena, -1, fc1, 0, first, end, rows.normed, rows.count, hidden.f32, hidden.f32Row);
-  for (let t = 0; b1 && end > first && t < rows.count; t++) {
-    kernels.biasRelu(hidden.f32 + t * hidden.f32Row + first * 4, b1 + first * 4, end - first);
-  }
+  const done = (first: number, end: number): void => {
+    for (let t = 0; b1 && t < rows.count; t++) {
+      kernels.biasRelu(hidden.f32 + t * hidden.f32Row + first * 4, b1 + first * 4, end - first);
+    }
+  };
+  product(context, layer.arena, -1, fc1, 0, rows.normed, rows.count, hidden.f32, hidden.f32Row, { done });
   barrier.wait();
   if (fc2.format === 'f32') return;
   for (let t = rows.begin; t < rows.end; t++) {

@@ -19,7 +19,7 @@
 import type { Ptr } from '../kernels/kernels.js';
 import { KV_PAGE } from '../kernels/layout.js';
 import { RuntimeFault } from '../errors.js';
-import { chunkCursor, rowShare, shareBegin, Word } from './control.js';
+import { shareBegin, Word } from './control.js';
 import { routerLogits } from './experts.js';
 import { ffn, partialSum, squaresOf } from './ffn.js';
 import { gpuUnits } from './gpu-link.js';
@@ -86,12 +86,9 @@ function embed(context: LaneContext, rows: Rows, step: Step): void {
 
 /** rows.projected = W input for `n` rows, in f32; afterwards every lane may read it. */
 function project(context: LaneContext, w: Matrix, rows: Rows, input: Vectors, n: number): void {
-  const { lane, layout } = context;
   publish(context, rows);
-  const first = rowShare(w.rows, lane, layout.laneCount);
-  const end = rowShare(w.rows, lane + 1, layout.laneCount);
   const { projected } = rows;
-  product(context, layout.globalsArena, -1, w, 0, first, end, input, n, projected.f32, projected.f32Row);
+  product(context, context.layout.globalsArena, -1, w, 0, input, n, projected.f32, projected.f32Row);
   context.barrier.wait();
 }
 
@@ -158,7 +155,7 @@ function attention(context: LaneContext, layer: LayerPlacement, l: number, rows:
   const { lane, layout, shared, barrier } = context;
   const { arena } = layer;
   const { kernels } = context.arenas[arena];
-  const { heads, kvHeads, headDim, hiddenSize: d, rmsEpsilon } = layout.config;
+  const { heads, kvHeads, headDim, rmsEpsilon } = layout.config;
   const { block } = layout;
   const gpu = gpuUnits(context, l);
   const n = rows.count;
@@ -171,20 +168,21 @@ function attention(context: LaneContext, layer: LayerPlacement, l: number, rows:
 
   // q, k and v heads
   const units = heads + 2 * kvHeads;
-  const first = shareBegin(units, lane, layout.laneCount);
-  const end = shareBegin(units, lane + 1, layout.laneCount);
-  const [rowFirst, rowEnd] = [first * headDim, end * headDim];
-  product(context, arena, gpu.qkv, layer.qkv, layer.qkvBias, rowFirst, rowEnd, rows.normed, n, shared.qkv, shared.rowQkv); // prettier-ignore
+  const finish = (first: number, end: number): void => {
+    for (let t = 0; t < n; t++) finishHeads(context, layer, t, first, end, step);
+  };
+  const done = block.normsAllHeads ? undefined : (a: number, b: number) => finish(a / headDim, b / headDim);
+  product(context, arena, gpu.qkv, layer.qkv, layer.qkvBias, rows.normed, n, shared.qkv, shared.rowQkv, { unitRows: headDim, done }); // prettier-ignore
   if (block.routesBeforeAttention) routerLogits(context, layer, rows.residual, n);
-  if (block.normsAllHeads) normAllHeads(context, layer, n);
-  for (let t = 0; t < n; t++) finishHeads(context, layer, t, first, end, step);
+  if (block.normsAllHeads) {
+    normAllHeads(context, layer, n);
+    finish(shareBegin(units, lane, layout.laneCount), shareBegin(units, lane + 1, layout.laneCount));
+  }
   began = endSpan(context, 'projection', began);
   barrier.wait();
   began = endSpan(context, 'wait', began);
 
   attend(context, layer, rows, step);
-  // Nobody takes chunks between these two barriers: every lane puts its own share back.
-  Atomics.store(context.control, chunkCursor(lane), shareBegin(layout.chunkCount, lane, layout.laneCount));
   began = endSpan(context, 'attention', began);
   barrier.wait();
   began = endSpan(context, 'wait', began);
@@ -199,8 +197,7 @@ function attention(context: LaneContext, layer: LayerPlacement, l: number, rows:
     if (quantised) kernels.quantize(row, attended.q8a + t * attended.q8aRow, o.cols);
   }
   if (oNorm || quantised) publish(context, rows);
-  const [oFirst, oEnd] = [rowShare(d, lane, layout.laneCount), rowShare(d, lane + 1, layout.laneCount)];
-  product(context, arena, gpu.o, o, layer.oBias, oFirst, oEnd, attended, n, shared.proj, shared.rowX);
+  product(context, arena, gpu.o, o, layer.oBias, attended, n, shared.proj, shared.rowX);
   began = endSpan(context, 'projection', began);
   barrier.wait();
   endSpan(context, 'wait', began);
@@ -367,7 +364,7 @@ function x1Factor(context: LaneContext, layer: LayerPlacement, t: number): numbe
 
 /** logits = Whead Wout norm(x) * logitScale for the rows that want them */
 function head(context: LaneContext, rows: Rows, step: Step): void {
-  const { lane, layout, shared } = context;
+  const { layout, shared } = context;
   const { lmHead, projectOut, config, globalsArena } = layout;
   const { kernels, f32 } = context.arenas[globalsArena];
   const began = context.timeline ? nowUs() : 0;
@@ -388,14 +385,12 @@ function head(context: LaneContext, rows: Rows, step: Step): void {
   }
   publish(context, rows);
   const unit = context.gpu?.units.lmHead ?? -1;
-  const first = rowShare(lmHead.rows, lane, layout.laneCount);
-  const end = rowShare(lmHead.rows, lane + 1, layout.laneCount);
-  product(context, globalsArena, unit, lmHead, 0, first, end, input, outputs, shared.logits, shared.rowLogits); // prettier-ignore
-  if (config.logitScale !== 1) {
-    for (let i = 0; i < outputs; i++) {
+  const done = (first: number, end: number): void => {
+    for (let i = 0; config.logitScale !== 1 && i < outputs; i++) {
       const row = (shared.logits + i * shared.rowLogits) >>> 2;
       for (let r = row + first; r < row + end; r++) f32[r] *= config.logitScale;
     }
-  }
+  };
+  product(context, globalsArena, unit, lmHead, 0, input, outputs, shared.logits, shared.rowLogits, { done });
   endSpan(context, 'head', began);
 }

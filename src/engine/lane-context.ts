@@ -8,6 +8,7 @@ import { makeRows, type Rows } from './rows.js';
 import { laneStats } from './stats.js';
 import type { Timeline } from './timeline.js';
 import type { TraceBuffers } from './trace.js';
+import { Work } from './work.js';
 
 /** One arena as a lane sees it. */
 export interface ArenaView {
@@ -23,6 +24,8 @@ export interface LaneContext {
   arenas: ArenaView[];
   barrier: Barrier;
   control: Int32Array;
+  /** What this lane takes of the phase under way. */
+  work: Work;
   shared: SharedScratch;
   scratch: LaneScratch;
   rows: { own: Rows; shared: Rows };
@@ -60,6 +63,7 @@ export function createLaneContext(
     })),
     barrier: new Barrier(control, layout.laneCount, cores),
     control,
+    work: new Work(control, lane, layout.laneCount),
     shared,
     scratch,
     rows: makeRows({ shared, scratch }),

@@ -107,6 +107,7 @@ function serve({ context, step, sequences }: Lane, job: ServeJob): void {
     layer.cut = job.cuts[l];
   });
   context.trace = job.trace && new TraceBuffers(job.trace);
+  context.work.reset();
   sequences?.resume(job.culprit);
   for (;;) {
     sequences?.fillStep();

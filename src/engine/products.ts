@@ -1,6 +1,7 @@
 /** Matrix products of a step, wherever the matrix lives: the one place that knows lanes from the GPU. */
 import type { Ptr } from '../kernels/kernels.js';
 import type { RowFormat } from '../kernels/layout.js';
+import { shareBegin } from './control.js';
 import { postRows, takeRows } from './gpu-link.js';
 import type { LaneContext } from './lane-context.js';
 import type { Matrix } from './layout.js';
@@ -10,10 +11,26 @@ import type { Vectors } from './rows.js';
 export const operand = (format: RowFormat, v: Vectors): Ptr => (format === 'f32' ? v.f32 : v.q8a);
 export const operandRow = (format: RowFormat, v: Vectors): number => (format === 'f32' ? v.f32Row : v.q8aRow);
 
+/** Rows of a matrix are shared out in units of this many: outputs stay 64-byte aligned, no cache line has two writers. */
+const UNIT_ROWS = 16;
 /**
- * out[t] = W in[t] + bias for `count` rows. On the lanes this one computes rows [first, end) of W; on the GPU
- * (`unit` >= 0, its graph adds the bias itself) lane 0 asks for all of them. Afterwards this lane's part of
- * `out` can be read by this lane; a barrier makes all of it readable.
+ * With more rows of activations than this each lane multiplies its whole share at once: kernels first put many
+ * activations in an order of their own, which is not to be done again for every block.
+ */
+const FEW_ROWS = 2;
+
+/** Rows of W a lane did, and what is to be done with them at once. */
+export interface Sharing {
+  /** Rows of W that stay together. @default UNIT_ROWS */
+  unitRows?: number;
+  /** Called with every range of rows of W whose outputs this lane may use: all ranges of all lanes are all rows. */
+  done?: (first: number, end: number) => void;
+}
+
+/**
+ * out[t] = W in[t] + bias for `count` rows: the lanes share out the rows of W, or on the GPU (`unit` >= 0, its graph
+ * adds the bias itself) lane 0 asks for all of them. All lanes call it alike, once between two barriers; a barrier
+ * makes all of `out` readable.
  * @param bias f32 [W.rows]; 0: none
  * @param outRow bytes between rows of out
  */
@@ -23,6 +40,42 @@ export function product(
   unit: number,
   w: Matrix<RowFormat>,
   bias: Ptr,
+  input: Vectors,
+  count: number,
+  out: Ptr,
+  outRow: number,
+  { unitRows = UNIT_ROWS, done }: Sharing = {},
+): void {
+  const { work, lane, layout } = context;
+  const units = Math.ceil(w.rows / unitRows);
+  const endRow = (u: number): number => Math.min(w.rows, u * unitRows);
+  if (unit >= 0) {
+    if (lane === 0) {
+      postRows(context, unit, arena, input.f32, input.f32Row, count, w.cols);
+      takeRows(context, arena, out, outRow, count, w.rows);
+    }
+    context.barrier.wait();
+    const [first, end] = [
+      shareBegin(units, lane, layout.laneCount),
+      shareBegin(units, lane + 1, layout.laneCount),
+    ];
+    if (end > first) done?.(endRow(first), endRow(end));
+    return;
+  }
+  work.begin(units, count > FEW_ROWS ? 0 : unitRows * w.stride);
+  while (work.take()) {
+    const [first, end] = [endRow(work.first), endRow(work.end)];
+    productRows(context, arena, w, bias, first, end, input, count, out, outRow);
+    done?.(first, end);
+  }
+}
+
+/** The same for rows [first, end) of W, on this lane. */
+export function productRows(
+  context: LaneContext,
+  arena: number,
+  w: Matrix<RowFormat>,
+  bias: Ptr,
   first: number,
   end: number,
   input: Vectors,
@@ -30,14 +83,6 @@ export function product(
   out: Ptr,
   outRow: number,
 ): void {
-  if (unit >= 0) {
-    if (context.lane === 0) {
-      postRows(context, unit, arena, input.f32, input.f32Row, count, w.cols);
-      takeRows(context, arena, out, outRow, count, w.rows);
-    }
-    context.barrier.wait();
-    return;
-  }
   if (end <= first) return;
   const { kernels } = context.arenas[arena];
   kernels.dot(

@@ -72,9 +72,9 @@ inline void dotTokens(const uint8_t* const* w, const uint8_t* x, size_t xStride,
   });
 }
 
-// out[i] = row(i) . x for i < n. `known`: rows there are, of which those behind are fetched ahead.
-template <Format FORMAT, Length LENGTH, typename Row>
-inline void dotRows(size_t n, size_t known, Row row, const uint8_t* x, float* out, size_t cols) {
+// out[i] = row(i) . x for i < n. Meanwhile the rows behind are fetched, `rowAhead(i)` for i up to n + kRowsAhead.
+template <Format FORMAT, Length LENGTH, typename Row, typename RowAhead>
+inline void dotRows(size_t n, Row row, RowAhead rowAhead, const uint8_t* x, float* out, size_t cols) {
   size_t i = 0;
   auto rows = [&](auto size) {
     constexpr size_t R = decltype(size)::value;
@@ -82,10 +82,8 @@ inline void dotRows(size_t n, size_t known, Row row, const uint8_t* x, float* ou
       const uint8_t* w[R];
       Ahead<R> ahead;
       each<R>([&](auto r) HYBRID_INFER_INLINE {
-        const size_t next = i + kRowsAhead + r;
         w[r] = row(i + r);
-        // Past the end there is nothing to fetch: the last row again costs nothing, it is here already.
-        ahead.rows[r] = row(next < known ? next : known - 1);
+        ahead.rows[r] = rowAhead(i + r + kRowsAhead);
       });
       ahead.bytes = rowBytes(FORMAT, cols);
       dotTokens<FORMAT, LENGTH, R, 1>(w, x, 0, 0, out + i, 0, cols, ahead);
@@ -160,7 +158,8 @@ void dotFormat(Rows w, size_t rows, const uint8_t* x, size_t xStride, size_t nTo
   const auto row = [&](size_t i) { return w.base + i * w.stride; };
   fetchFirst<FORMAT>(rows, row, cols);
   withLength<FORMAT>(cols, [&](auto length) {
-    if (nTokens == 1) return dotRows<FORMAT, length>(rows, rows, row, x, out, cols);
+    // Past the end too: what a lane multiplies next mostly stands there, and fetching never fails.
+    if (nTokens == 1) return dotRows<FORMAT, length>(rows, row, row, x, out, cols);
     size_t done = 0;
 #ifdef __AVX512VNNI__
     if constexpr (length == Length::Long) {
@@ -189,9 +188,12 @@ void dotListsFormat(Rows w, Lists lists, const uint8_t* x, size_t xStride, float
   const auto dotPart = [&](size_t t, size_t first, size_t end) {
     const auto row = [&](size_t i) { return w.base + lists.ids[first + i] * w.stride; };
     const size_t known = lists.offsets[t + 1] - first;
+    // Behind the list: the first rows again, which costs nothing, or, in records of two rows, what is added next.
+    const size_t behind = w.stride >= 2 * rowBytes(FORMAT, cols) ? rowBytes(FORMAT, cols) : 0;
+    const auto rowAhead = [&](size_t i) { return i < known ? row(i) : row((i - known) % known) + behind; };
     if (lists.nTokens == 1) fetchFirst<FORMAT>(known, row, cols);
     withLength<FORMAT>(cols, [&](auto length) {
-      dotRows<FORMAT, length>(end - first, known, row, x + t * xStride, out + first, cols);
+      dotRows<FORMAT, length>(end - first, row, rowAhead, x + t * xStride, out + first, cols);
     });
   };
   eachTile(lists, tileRows, dotPart);

@@ -20,8 +20,9 @@
 namespace hybrid_infer {
 namespace {
 
-// Rows of a block: enough to share the cost of adding a block to `out`, few enough that the next block fits in
-// level 1 beside this one. Sums fit in int32: 8 * 16 * 32767 * 16, 128 * 32767 * 16.
+// Rows of a block: enough to share the cost of adding a block to `out`. The next block is fetched into level 2
+// meanwhile; two blocks do not fit in every level 1, and those that were fetched into it and fell out again ran at
+// half the speed on Zen 4. Sums fit in int32: 8 * 16 * 32767 * 16, 128 * 32767 * 16.
 constexpr size_t kSumRows = 16;
 // Groups of one pass, so that the block's factors fit in level 1.
 constexpr size_t kSumGroups = 64;
@@ -140,7 +141,7 @@ inline void sumGroupBytes(const SumBlock& block, size_t g, size_t at, size_t len
       I v[4];
       each<4>([&](auto j) HYBRID_INFER_INLINE {
         v[j] = loadCodes<Codes>(block.rows[i + j] + at + b, n);
-        if (kVectorBytes >= kLine || b % kLine == 0) __builtin_prefetch(next[i + j] + at + b, 0, 3);
+        if (kVectorBytes >= kLine || b % kLine == 0) __builtin_prefetch(next[i + j] + at + b, 0, 2);
       });
       interleaveBytes(v);
       const I high = iset(block.factors[i / 2][g]), low = iset(block.factors[i / 2 + 1][g]);
@@ -181,8 +182,8 @@ inline void sumGroupWords(const SumBlock& block, size_t g, size_t at, size_t len
     for (size_t i = 0; i < block.count; i += 2) {
       const I a = loadCodes<Codes>(block.rows[i] + at + b, n), c = loadCodes<Codes>(block.rows[i + 1] + at + b, n);
       if (kVectorBytes >= kLine || b % kLine == 0) {
-        __builtin_prefetch(next[i] + at + b, 0, 3);
-        __builtin_prefetch(next[i + 1] + at + b, 0, 3);
+        __builtin_prefetch(next[i] + at + b, 0, 2);
+        __builtin_prefetch(next[i + 1] + at + b, 0, 2);
       }
       const I factor = iset(block.factors[i / 2][g]);
       const I pairs[2] = {iselect(firstHalf, a, ishl<16>(c)), iselect(firstHalf, ishr<16>(a), c)};
@@ -241,7 +242,7 @@ void sumPart(Rows w, const uint32_t* ids, const float* coef, size_t first, size_
     }
     // The scales come first: a block begins with them.
     const size_t scales = scaleOffset(FORMAT, cols) + 2 * g0;
-    for (size_t i = 0; i < kSumRows; i++) __builtin_prefetch(next[i] + scales, 0, 3);
+    for (size_t i = 0; i < kSumRows; i++) __builtin_prefetch(next[i] + scales, 0, 2);
     prepareSumBlock<FORMAT>(block, coef + i0, rows, g0, groups, cols);
     for (size_t g = 0; g < groups; g++) {
       const size_t column = (g0 + g) * kGroup;
