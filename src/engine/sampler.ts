@@ -260,11 +260,12 @@ const DAMAGED = 'The output head or the final norm holds damaged weights; conver
 /** Index of the largest value; the first of equals. @throws RuntimeFault NUMERIC on NaN or Infinity */
 export function argmaxFinite(values: Float32Array): number {
   let best = 0;
+  let most = values[0];
   let bad = -1;
   for (let i = 0; i < values.length; i++) {
     const v = values[i];
     if (!(v < Infinity)) bad = i;
-    if (v > values[best]) best = i;
+    if (v > most) [best, most] = [i, v];
   }
   if (bad >= 0) {
     throw new RuntimeFault('NUMERIC', `the logit of token ${bad} is ${values[bad]} after the output head`, {
