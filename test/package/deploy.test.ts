@@ -85,14 +85,13 @@ describe('containers', () => {
   it("Kubernetes' parts belong together: labels, ports, claims, probes", () => {
     const documents = parseAllDocuments(read('deploy/kubernetes.yaml'));
     expect(documents.flatMap(({ errors }) => errors)).toEqual([]);
-    const kinds = new Map(
-      documents.map((document) => document.toJS() as { kind: string }).map((one) => [one.kind, one as never]),
-    );
-    const { spec } = kinds.get('Deployment') as {
+    const all = documents.map((document) => document.toJS() as { kind: string });
+    const ofKind = <T>(kind: string): T => all.find((one) => one.kind === kind) as T;
+    const { spec } = ofKind<{
       spec: { selector: { matchLabels: object }; template: { metadata: { labels: object }; spec: Pod } };
-    };
-    const service = kinds.get('Service') as { spec: { selector: object; ports: { targetPort: string }[] } };
-    const claim = kinds.get('PersistentVolumeClaim') as { metadata: { name: string } };
+    }>('Deployment');
+    const service = ofKind<{ spec: { selector: object; ports: { targetPort: string }[] } }>('Service');
+    const claim = ofKind<{ metadata: { name: string } }>('PersistentVolumeClaim');
     expect(spec.template.metadata.labels).toMatchObject(spec.selector.matchLabels);
     expect(spec.template.metadata.labels).toMatchObject(service.spec.selector);
     const [container] = spec.template.spec.containers;
