@@ -32,6 +32,13 @@ export default defineConfig({
     anchor: { slugify },
     toc: { slugify },
     headers: { slugify },
+    // Indented code gets the box of fenced code: it scrolls in itself.
+    config(md) {
+      md.renderer.rules.code_block = (tokens, i, options, env, self) => {
+        tokens[i].info = 'text';
+        return md.renderer.rules.fence!(tokens, i, options, env, self);
+      };
+    },
     theme: { light: 'github-light-high-contrast', dark: 'github-dark-high-contrast' },
   },
   themeConfig: {
