@@ -6,7 +6,6 @@ FROM node:22-bookworm-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-ENV ONNXRUNTIME_NODE_INSTALL=skip
 RUN npm ci && npm run pack
 # No onnxruntime-node (288 MB): serving needs it for a GPU only. The kernels are asked for by name, since they are
 # an optional package too.

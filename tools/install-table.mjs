@@ -2,12 +2,12 @@
 /**
  * Installs this machine's two tarballs as strangers would, and prints what came of it as a table: Node versions, with a
  * compiler or the prebuilt kernels, scripts on and off, with and without onnxruntime-node. Each install goes into an
- * empty folder, which is removed; packages come from the npm registry, Node itself from its packages
- * `node-<os>-<cpu>`.
+ * empty folder, which is removed; packages come from the npm registry, Node from its packages `node-<os>-<cpu>`, and
+ * npm too: which scripts run is npm's decision, so each Node comes with the npm that is named beside it.
  *
  *   npm run build && npm run pack
- *   node tools/install-table.mjs [--nodes 20.20.0,22.14.0] [--kernels prebuilt,compiler,none] [--scripts off,on]
- *     [--onnx without,with] [--json]
+ *   node tools/install-table.mjs [--nodes 20.20.2+10.8.2,24.21.0+12.2.0] [--kernels prebuilt,compiler,none]
+ *     [--scripts off,on] [--onnx without,with] [--json]
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -19,7 +19,7 @@ import { manifest, npm, root } from './pack-folder.mjs';
 
 const { values } = parseArgs({
   options: {
-    nodes: { type: 'string', default: process.versions.node },
+    nodes: { type: 'string', default: `${process.versions.node}+11.19.1` },
     kernels: { type: 'string', default: 'prebuilt,compiler,none' },
     scripts: { type: 'string', default: 'off,on' },
     onnx: { type: 'string', default: 'without,with' },
@@ -28,7 +28,6 @@ const { values } = parseArgs({
 });
 const list = (name) => values[name].split(',');
 const base = mkdtempSync(path.join(tmpdir(), 'install-table-'));
-const npmCli = path.join(npm(['root', '-g'], root).trim(), 'npm/bin/npm-cli.js');
 const packages = path.join(root, 'packages');
 const tarball = (pattern) =>
   path.join(
@@ -40,13 +39,15 @@ const native = tarball(/^hybrid-infer-native-/);
 
 const rows = [];
 try {
-  for (const version of list('nodes')) {
-    const node = installNode(version);
+  for (const pair of list('nodes')) {
+    const [version, npmVersion] = pair.split('+');
+    const tools = { node: installNode(version), npmCli: installNpm(npmVersion) };
     for (const kernels of list('kernels')) {
       for (const scripts of list('scripts')) {
         for (const onnx of list('onnx')) {
-          console.error(`node ${version}, kernels ${kernels}, scripts ${scripts}, onnxruntime ${onnx}`);
-          show(tryOne(version, node, { kernels, scripts, onnx }));
+          console.error(`node ${pair}, kernels ${kernels}, scripts ${scripts}, onnxruntime ${onnx}`);
+          const choice = { kernels, scripts, onnxruntime: onnx };
+          show({ node: version, npm: npmVersion, ...choice, ...tryOne(tools, choice) });
         }
       }
     }
@@ -59,14 +60,24 @@ if (values.json) console.log(JSON.stringify(rows, null, 2));
 /** The binary of that version: this one, or one from the registry. */
 function installNode(version) {
   if (version === process.versions.node) return process.execPath;
-  const folder = path.join(base, `node-${version}`);
-  mkdirSync(folder);
   const name = `node-${process.platform === 'win32' ? 'win' : process.platform}-${process.arch}`;
-  npm(['install', '--prefix', folder, '--no-audit', '--no-fund', `${name}@${version}`], folder);
-  return path.join(folder, 'node_modules', name, 'bin', process.platform === 'win32' ? 'node.exe' : 'node');
+  return path.join(fetched(name, version), 'bin', process.platform === 'win32' ? 'node.exe' : 'node');
 }
 
-function tryOne(version, node, { kernels, scripts, onnx }) {
+function installNpm(version) {
+  return path.join(fetched('npm', version), 'bin/npm-cli.js');
+}
+
+/** The folder of a package from the registry. */
+function fetched(name, version) {
+  const folder = path.join(base, `${name}-${version}`);
+  mkdirSync(folder, { recursive: true });
+  npm(['install', '--prefix', folder, '--no-audit', '--no-fund', `${name}@${version}`], folder);
+  return path.join(folder, 'node_modules', name);
+}
+
+/** Installs, looks, runs; the rest of a row. Seconds are of `npm install` alone. */
+function tryOne({ node, npmCli }, { kernels, scripts, onnxruntime }) {
   const project = mkdtempSync(path.join(base, 'project-'));
   writeFileSync(path.join(project, 'package.json'), '{"private":true}');
   const env = {
@@ -83,26 +94,35 @@ function tryOne(version, node, { kernels, scripts, onnx }) {
     const installed = run([
       ...[npmCli, 'install', main, ...(kernels === 'prebuilt' ? [native] : []), '--no-audit', '--no-fund'],
       ...(scripts === 'off' ? ['--ignore-scripts'] : []),
-      ...(onnx === 'without' ? ['--omit=optional'] : []),
+      ...(onnxruntime === 'without' ? ['--omit=optional'] : []),
     ]);
     const seconds = (performance.now() - began) / 1000;
     const megabytes = folderBytes(path.join(project, 'node_modules')) / 1e6;
     if (kernels === 'compiler')
       run([npmCli, 'run', 'build:native'], path.join(project, 'node_modules/hybrid-infer'));
-    const outcome = ({ status }) => (status === 0 ? 'ran' : `exit ${status}`);
     const doctor = command('doctor', '--json');
+    const report = doctor.status === 0 ? JSON.parse(doctor.stdout) : null;
     return {
-      ...{ node: version, kernels, scripts, onnxruntime: onnx },
       install: installed.status === 0 ? 'ok' : `exit ${installed.status}`,
       seconds: seconds.toFixed(1),
       MB: megabytes.toFixed(0),
-      'onnxruntime there': existsSync(path.join(project, 'node_modules/onnxruntime-node')) ? 'yes' : 'no',
-      doctor: doctor.status === 0 ? JSON.parse(doctor.stdout).kernels.name : outcome(doctor),
-      run: outcome(command('run', 'Once upon a time', '-n', '20', '--quiet')),
-      profile: outcome(command('profile', '--quick', '--tokens', '2048', '--samples', '1024', '--quiet')),
+      'came with it': existsSync(path.join(project, 'node_modules/onnxruntime-node')) ? 'yes' : 'no',
+      doctor: report === null ? outcome(doctor) : report.kernels.name,
+      run: outcome(command('run', 'Once upon a time', '-n', '20', '--quiet', '--json')),
+      profile: outcome(command('profile', '--quick', '--tokens', '1024', '--samples', '512', '--json')),
     };
   } finally {
     rmSync(project, { recursive: true, force: true });
+  }
+}
+
+/** What came of a command asked for JSON: an error has its code there. */
+function outcome({ status, stdout }) {
+  if (status === 0) return 'ran';
+  try {
+    return `${JSON.parse(stdout).error.code}, exit ${status}`;
+  } catch {
+    return `exit ${status}`;
   }
 }
 

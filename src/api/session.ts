@@ -20,7 +20,7 @@ export interface SessionOptions {
 const FORMAT = 'hybrid-infer session';
 const VERSION = 1;
 const MAX_FILE_BYTES = 256 * 2 ** 20;
-const sessionSchema = z.strictObject({
+export const sessionSchema = z.strictObject({
   format: z.literal(FORMAT),
   version: z.literal(VERSION),
   fingerprint: z.string(),

@@ -64,6 +64,7 @@ describe('package.json', () => {
 
 describe('the lock file', () => {
   it('keeps no addresses', () => {
-    expect(readFileSync('package-lock.json', 'utf8')).not.toContain('"resolved"');
+    // A folder of this repository stands there too.
+    expect(readFileSync('package-lock.json', 'utf8')).not.toMatch(/"resolved": "(?!tools\/)/);
   });
 });

@@ -22,7 +22,7 @@ import type { ServeContext, Service } from '../service.js';
 import { eventStream } from '../sse.js';
 import { ToolStream, type ToolCall } from '../tool-format.js';
 
-const schema = z.strictObject({
+export const schema = z.strictObject({
   ...samplingFields,
   ...harmlessFields,
   messages: z.array(messageSchema).min(1).max(limits.MAX_MESSAGES),

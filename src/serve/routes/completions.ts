@@ -15,7 +15,7 @@ import { eventStream } from '../sse.js';
 
 const tokenIds = z.array(z.number().int().min(0)).min(1);
 
-const schema = z.strictObject({
+export const schema = z.strictObject({
   ...samplingFields,
   ...harmlessFields,
   /** Text, several texts, token ids, or several lists of them. */

@@ -10,7 +10,7 @@ import type { ServeContext, Service } from '../service.js';
 
 const ids = z.array(z.number().int().min(0)).min(1);
 
-const schema = z.strictObject({
+export const schema = z.strictObject({
   ...harmlessFields,
   model: maybe(z.string().min(1).max(512)),
   input: z.union([

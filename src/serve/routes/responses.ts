@@ -59,7 +59,7 @@ const item = z.union([
 ]);
 
 const { temperature, top_p, top_k, min_p, seed, stream, model: modelField } = samplingFields;
-const schema = z.strictObject({
+export const schema = z.strictObject({
   ...harmlessFields,
   model: modelField,
   temperature,
