@@ -45,6 +45,8 @@ export class Engine {
   private haveNorms = false;
   /** Why the GPU is no longer used; empty while it is. */
   private gpuFailure = '';
+  /** The GPU that failed had the KV cache. */
+  private keysLost = false;
   /** Changes with everything that decides keys and values: what was computed before is not shared any more. */
   private salt = 0;
   /** A salt that nobody else has, for a request that wants everything computed. */
@@ -412,6 +414,7 @@ export class Engine {
           this.override ? cutIn(this.override[l], this.layout.config.activation, cuts) : cut,
         ),
         gpu: this.gpuOn && !this.recording,
+        forget: this.takeLoss(),
       }),
       (error) => this.goOnWithoutGpu(error),
     );
@@ -422,8 +425,16 @@ export class Engine {
     const failed = error instanceof HybridError && error.code === 'GPU_FAILED';
     if (!failed || this.gpu?.onFailure !== 'cpu' || this.gpuFailure !== '') return false;
     this.gpuFailure = error.message;
+    this.keysLost = this.gpu.units.whole >= 0;
     this.salt++;
     return true;
+  }
+
+  /** Whether keys and values were lost since the last job began. */
+  private takeLoss(): boolean {
+    const lost = this.keysLost;
+    this.keysLost = false;
+    return lost;
   }
 
   /** Lanes that live, or new ones. @throws HybridError CLOSED */

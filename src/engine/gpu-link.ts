@@ -75,7 +75,8 @@ export function addRows(
   }
 }
 
-function awaitUnit(context: LaneContext): GpuMailbox {
+/** Wait for the unit under way. @throws RuntimeFault GPU_FAILED */
+export function awaitUnit(context: LaneContext): GpuMailbox {
   const { mailbox, request, units } = context.gpu!;
   mailbox.wait(request, units.timeoutMs ?? GPU_TIMEOUT_MS, () => beat(context.control));
   const { beginUs, endUs } = mailbox.lastTimes();

@@ -112,5 +112,5 @@ export function engineUnits(
     if (unit.kind === 'lmHead') lmHead = number;
     else layers[unit.layer][unit.kind] = number;
   });
-  return { mailbox, layers, lmHead, hotNeurons: placement.layers.map((l) => l.hotNeurons) };
+  return { mailbox, layers, lmHead, whole: -1, hotNeurons: placement.layers.map((l) => l.hotNeurons) };
 }
