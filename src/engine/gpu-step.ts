@@ -16,10 +16,10 @@
  * lets them cross.
  */
 import { KV_PAGE } from '../kernels/layout.js';
+import type { ModelConfig } from '../model/types.js';
 import { awaitUnit } from './gpu-link.js';
 import type { FfnMode } from './ffn-plan.js';
 import type { LaneContext } from './lane-context.js';
-import type { ModelLayout } from './layout.js';
 import { rowsOf } from './rows.js';
 import { counters, Stat } from './stats.js';
 import { DRAW_FLOATS, Wanted, type Step } from './step.js';
@@ -107,13 +107,20 @@ export interface GpuStepLayout {
   answer: Offsets<'chosen' | 'counts' | 'logits' | 'hidden'>;
 }
 
-export const stepShape = (layout: ModelLayout): GpuStepShape => ({
-  batchTokens: layout.batchTokens,
-  slots: layout.slots,
-  tablePages: tablePages(layout.contextLength),
-  layers: layout.layers.length,
-  vocabSize: layout.config.vocabSize,
-  hiddenSize: layout.config.hiddenSize,
+interface ModelShape {
+  header: { config: ModelConfig };
+  contextLength: number;
+  batchTokens: number;
+  slots: number;
+}
+
+export const stepShapeOf = ({ header, contextLength, batchTokens, slots }: ModelShape): GpuStepShape => ({
+  batchTokens,
+  slots,
+  tablePages: tablePages(contextLength),
+  layers: header.config.layers,
+  vocabSize: header.config.vocabSize,
+  hiddenSize: header.config.hiddenSize,
 });
 
 /** In this job the GPU computes whole steps. */
@@ -123,11 +130,12 @@ export const gpuHoldsModel = ({ gpu }: LaneContext): boolean => gpu !== null && 
 export function stepOnGpu(context: LaneContext, step: Step): void {
   if (context.lane === 0) {
     const gpu = context.gpu!;
-    const layout = gpuStepLayout(stepShape(context.layout));
-    writeRequest(context, step, layout.request);
+    const { layout } = context;
+    gpu.stepLayout ??= gpuStepLayout(stepShapeOf({ ...layout, header: layout }));
+    writeRequest(context, step, gpu.stepLayout.request);
     gpu.request = gpu.mailbox.post(gpu.units.whole, step.rows);
     awaitUnit(context);
-    readAnswer(context, step, layout.answer);
+    readAnswer(context, step, gpu.stepLayout.answer);
   }
   context.barrier.wait();
 }

@@ -1,12 +1,20 @@
 /** The main thread's side of the GPU: starts the worker with a placement, knows what it holds, ends it. */
 import { Worker } from 'node:worker_threads';
 
-import { GpuMailbox, GpuState, type GpuUnits } from '../engine/gpu-mailbox.js';
+import {
+  GpuMailbox,
+  GpuState,
+  mailboxLayout,
+  type GpuUnits,
+  type MailboxLayout,
+} from '../engine/gpu-mailbox.js';
+import { gpuStepLayout, stepShapeOf } from '../engine/gpu-step.js';
 import { HybridError, type ErrorCode } from '../errors.js';
 import { workerUrl } from '../io/worker-path.js';
+import type { KvFormat } from '../kernels/kernels.js';
 import type { Pack } from '../pack/types.js';
 import { hasSpareCore, MAX_ROWS, type GpuProvider } from './providers.js';
-import { engineUnits, planUnits, unitsMailbox, type GpuPlacement, type GpuUnit } from './hot-ffn.js';
+import { engineUnits, planUnits, unitsMailbox, type GpuPlacement } from './hot-ffn.js';
 import type { GpuWorkerData, GpuWorkerMessage } from './gpu-worker.js';
 
 /**
@@ -25,10 +33,19 @@ const EXIT_TIMEOUT_MS = 5_000;
  */
 const CUBLAS_WORKSPACE = ':16:8';
 
+/** A whole model with its KV cache on a WebGPU device, as the engine will run it (engine/options.ts). */
+export interface WholeShape {
+  contextLength: number;
+  slots: number;
+  kvPages: number;
+  kvFormat: KvFormat;
+}
+
 export interface GpuHostOptions {
   pack: Pack;
-  placement: GpuPlacement;
-  /** `cpu` runs the same graphs on onnxruntime's CPU provider: for tests. */
+  /** What lives there. */
+  placement: GpuPlacement | { whole: WholeShape };
+  /** `cpu` runs onnxruntime's graphs on its CPU provider: for tests. */
   provider: GpuProvider | 'cpu';
   deviceId?: number;
   /** Most tokens a lane posts at once. */
@@ -43,51 +60,33 @@ export interface GpuHostOptions {
 }
 
 export class GpuHost {
-  /** For the lanes. */
-  readonly engine: GpuUnits;
-  /** Bytes of weights that the sessions were given, and what the plan had said. Equal, or start() threw. */
+  /** Bytes that the device holds for the units. */
   bytes = 0;
+  /** The device as its driver names it; null: not known. */
+  device: string | null = null;
   private closing: Promise<void> | undefined;
 
   private constructor(
-    readonly units: readonly GpuUnit[],
-    readonly provider: string,
+    /** For the lanes. */
+    readonly engine: GpuUnits,
+    private readonly unitCount: number,
     private readonly worker: Worker,
     private readonly exited: Promise<number>,
     private readonly mailbox: GpuMailbox,
-    placement: GpuPlacement,
-    block: GpuUnits['mailbox'],
-  ) {
-    this.engine = engineUnits(units, placement, block);
-  }
+  ) {}
 
   /**
    * Uploads everything in `placement`; resolves when the worker serves.
-   * @throws HybridError GPU_UNAVAILABLE or GPU_FAILED (a graph was refused, out of device memory)
+   * @throws HybridError GPU_UNAVAILABLE, OUT_OF_MEMORY or GPU_FAILED (a graph was refused)
    */
   static async start(options: GpuHostOptions): Promise<GpuHost> {
-    const { pack, placement, provider } = options;
-    const units = planUnits(pack.header, placement);
-    const layout = unitsMailbox(units, options.maxTokens);
-    const block = {
-      buffer: new SharedArrayBuffer(layout.bytes),
-      byteOffset: 0,
-      layout,
-      spareCore: hasSpareCore(options.lanes),
-    };
+    const { placement, provider } = options;
+    const spareCore = hasSpareCore(options.lanes);
+    const { work, layout, engine, unitCount, plannedBytes } =
+      'whole' in placement ? planWhole(options, placement.whole) : planGraphs(options, placement);
+    const block = { buffer: new SharedArrayBuffer(layout.bytes), byteOffset: 0, layout, spareCore };
     if (provider === 'cuda') process.env.CUBLAS_WORKSPACE_CONFIG ??= CUBLAS_WORKSPACE;
-    const workerData: GpuWorkerData = {
-      fd: pack.fd,
-      packPath: pack.path,
-      header: pack.header,
-      units,
-      weights: placement.weights,
-      provider,
-      providerOptions: provider === 'cuda' || provider === 'dml' ? { deviceId: options.deviceId ?? 0 } : {},
-      mailbox: block,
-      maxRows: provider === 'cpu' ? options.maxTokens : MAX_ROWS[provider],
-      failAfterRuns: options.failAfterRuns ?? null,
-    };
+    const workerData: GpuWorkerData = { mailbox: block, work };
     const mailbox = new GpuMailbox(block.buffer, 0, layout);
     const worker = new Worker(workerUrl(import.meta.url, './gpu-worker.js'), {
       workerData,
@@ -106,17 +105,16 @@ export class GpuHost {
         resolve(code);
       });
     });
-    const host = new GpuHost(units, provider, worker, exited, mailbox, placement, block);
+    const host = new GpuHost(engine(block), unitCount, worker, exited, mailbox);
     try {
       await host.loaded(options);
     } catch (error) {
       await host.close();
       throw error;
     }
-    const planned = units.reduce((sum, unit) => sum + unit.bytes, 0);
-    if (host.bytes < planned) {
+    if (host.bytes < plannedBytes) {
       await host.close();
-      throw new HybridError('GPU_FAILED', `the GPU holds ${host.bytes} bytes, ${planned} were planned`);
+      throw new HybridError('GPU_FAILED', `the GPU holds ${host.bytes} bytes, ${plannedBytes} were planned`);
     }
     return host;
   }
@@ -154,9 +152,10 @@ export class GpuHost {
       options.signal?.addEventListener('abort', aborted, { once: true });
       worker.on('message', (message: GpuWorkerMessage) => {
         if (message.type === 'unit') {
-          options.onUnit?.(++done, this.units.length, message.bytes);
+          options.onUnit?.(++done, this.unitCount, message.bytes);
         } else if (message.type === 'ready') {
           this.bytes = message.bytes;
+          this.device = message.device;
           options.signal?.removeEventListener('abort', aborted);
           resolve();
         } else {
@@ -174,3 +173,62 @@ const startError = (code: ErrorCode | null, message: string, cause?: unknown): H
     cause,
     hint: 'Use less --gpu-memory or --gpu off; hybrid-infer doctor checks the device.',
   });
+
+// ---- what the worker does, and what the engine is told of it -------------------------------------------------
+
+interface Plan {
+  work: GpuWorkerData['work'];
+  layout: MailboxLayout;
+  engine: (mailbox: GpuUnits['mailbox']) => GpuUnits;
+  unitCount: number;
+  /** The least that the device must hold afterwards. */
+  plannedBytes: number;
+}
+
+function planGraphs(options: GpuHostOptions, placement: GpuPlacement): Plan {
+  const { pack, provider, maxTokens } = options;
+  const units = planUnits(pack.header, placement);
+  const data = {
+    fd: pack.fd,
+    packPath: pack.path,
+    header: pack.header,
+    units,
+    weights: placement.weights,
+    provider,
+    providerOptions: provider === 'cuda' || provider === 'dml' ? { deviceId: options.deviceId ?? 0 } : {},
+    maxRows: provider === 'cpu' ? maxTokens : MAX_ROWS[provider],
+    failAfterRuns: options.failAfterRuns ?? null,
+  };
+  return {
+    work: { by: 'onnxruntime', data },
+    layout: unitsMailbox(units, maxTokens),
+    engine: (mailbox) => engineUnits(units, placement, mailbox),
+    unitCount: units.length,
+    plannedBytes: units.reduce((sum, unit) => sum + unit.bytes, 0),
+  };
+}
+
+function planWhole(options: GpuHostOptions, shape: WholeShape): Plan {
+  const { pack, maxTokens } = options;
+  const { header } = pack;
+  const whole = { ...shape, header, fd: pack.fd, packPath: pack.path, batchTokens: maxTokens };
+  const { request, answer } = gpuStepLayout(stepShapeOf(whole));
+  const none = { qkv: -1, o: -1, ffn: -1 };
+  return {
+    work: { by: 'webgpu', data: { adapter: null, whole, failAfterRuns: options.failAfterRuns ?? null } },
+    layout: mailboxLayout(
+      maxTokens,
+      Math.ceil(request.words / maxTokens),
+      Math.ceil(answer.words / maxTokens),
+    ),
+    engine: (mailbox) => ({
+      mailbox,
+      layers: header.layers.map(() => none),
+      lmHead: -1,
+      whole: 0,
+      hotNeurons: header.layers.map(() => new Uint32Array(0)),
+    }),
+    unitCount: header.layers.length + 2,
+    plannedBytes: 0,
+  };
+}

@@ -5,7 +5,8 @@
  *     out = [norm](x)
  *
  * Every part in brackets may be absent. In RMS norms n(v) = v / sqrt(mean(v^2) + eps) * w (+ b), in layer norms the
- * mean is subtracted first. Weights and biases lie in one buffer of the layer's vectors (vectors.ts).
+ * mean is subtracted first. Weights and biases lie in one buffer of the layer's vectors (vectors.ts);
+ * the norm of out may be of the next layer's.
  */
 import type { KernelText } from '../kernel.js';
 import { float, REDUCTION } from './text.js';
@@ -34,12 +35,12 @@ export interface NormShape {
   bias: number;
   sum: NormWeights | null;
   out: NormWeights | 'copy' | null;
-  /** Row t of out is made of row output[t] (an offset in the step's words); -1: of row t. */
+  /** Row t of out is made of row output[t] of x and f (an offset in the step's words); -1: of row t. */
   gather: number;
   workgroup: number;
 }
 
-/** Bindings: step, vectors, x, then f where there is a branch, then out where there is one. */
+/** Bindings: step, vectors, the vectors of out's norm if it has one, x, f if there is a branch, out if wanted. */
 export function normKernel(shape: NormShape): KernelText {
   const { branch, sum, out, gather, workgroup } = shape;
   const floats = (name: string, access: 'read' | 'write') => ({ name, access, type: 'array<f32>' });
@@ -48,13 +49,13 @@ export function normKernel(shape: NormShape): KernelText {
     let i = lane + e * WG;
     if (i < WIDTH) { ${body} }
   }`;
-  const norm = (v: string, { weight, bias }: NormWeights): string => {
-    const shift = bias < 0 ? '' : ` + vectors[${bias}u + i]`;
+  const norm = (v: string, { weight, bias }: NormWeights, vectors = 'vectors'): string => {
+    const shift = bias < 0 ? '' : ` + ${vectors}[${bias}u + i]`;
     if (!shape.layerNorm) {
       return /* wgsl */ `
   { var sum = 0.0;${each(`sum += ${v}[e] * ${v}[e];`)}
     let factor = 1.0 / sqrt(total(sum, lane) / f32(WIDTH) + EPSILON);${each(
-      `${v}[e] = ${v}[e] * factor * vectors[${weight}u + i]${shift};`,
+      `${v}[e] = ${v}[e] * factor * ${vectors}[${weight}u + i]${shift};`,
     )} }`;
     }
     return /* wgsl */ `
@@ -62,7 +63,7 @@ export function normKernel(shape: NormShape): KernelText {
     let mean = total(sum, lane) / f32(WIDTH);
     var squares = 0.0;${each(`let y = ${v}[e] - mean; squares += y * y;`)}
     let factor = 1.0 / sqrt(total(squares, lane) / f32(WIDTH) + EPSILON);${each(
-      `${v}[e] = (${v}[e] - mean) * factor * vectors[${weight}u + i]${shift};`,
+      `${v}[e] = (${v}[e] - mean) * factor * ${vectors}[${weight}u + i]${shift};`,
     )} }`;
   };
   const add = (branch?.bias ?? -1) < 0 ? '' : ` + vectors[${branch!.bias}u + i]`;
@@ -74,17 +75,18 @@ ${REDUCTION}
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let t = group.x;
-  let at = ${row} * STRIDE + OFFSET;
+  let row = ${row};
+  let at = row * STRIDE + OFFSET;
   var v: array<f32, EACH>;${each(`v[e] = x[at + i]${shift};`)}
 ${
   branch
-    ? /* wgsl */ `  var b: array<f32, EACH>;${each(`b[e] = f[t * BRANCH_STRIDE + i]${add};`)}
+    ? /* wgsl */ `  var b: array<f32, EACH>;${each(`b[e] = f[row * BRANCH_STRIDE + i]${add};`)}
 ${branch.norm ? norm('b', branch.norm) : ''}${each('v[e] += SCALE * b[e];')}`
     : ''
 }
 ${sum ? norm('v', sum) : ''}
 ${changes || out === null ? each('x[at + i] = v[e];') : ''}
-${out && out !== 'copy' ? norm('v', out) : ''}
+${out && out !== 'copy' ? norm('v', out, 'next') : ''}
 ${out ? each('out[t * OUT_STRIDE + i] = v[e];') : ''}
 }`;
   return {
@@ -103,6 +105,7 @@ ${out ? each('out[t * OUT_STRIDE + i] = v[e];') : ''}
     bindings: [
       { name: 'step', access: 'read', type: 'array<u32>' },
       floats('vectors', 'read'),
+      ...(out && out !== 'copy' ? [floats('next', 'read')] : []),
       floats('x', 'write'),
       ...(branch ? [floats('f', 'read')] : []),
       ...(out ? [floats('out', 'write')] : []),

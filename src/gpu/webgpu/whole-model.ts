@@ -1,0 +1,257 @@
+/**
+ * A model and its KV cache on one GPU: a step (engine/gpu-step.ts) goes in, tokens come out, and nothing crosses
+ * between. The same equations as engine/forward.ts, as one list of dispatches:
+ *
+ *     embed ─► [ norm ─ q, k, v ─ heads ─ attention ─ output projection ─ norm ─ FFN ] x layers ─► norm ─ head ─ choose
+ *
+ * Every row is computed by work-groups of its own, or in an order that does not know its companions: a token's
+ * result does not depend on them.
+ */
+import { blockShape } from '../../engine/block-shape.js';
+import {
+  COUNTS,
+  gpuStepLayout,
+  RequestWord,
+  stepShapeOf,
+  type GpuStepLayout,
+  type GpuStepShape,
+} from '../../engine/gpu-step.js';
+import { Wanted } from '../../engine/step.js';
+import { HybridError } from '../../errors.js';
+import type { KvFormat } from '../../kernels/kernels.js';
+import { KV_PAGE } from '../../kernels/layout.js';
+import { ropeTable } from '../../model/rope.js';
+import type { PackHeader, PackSection } from '../../pack/types.js';
+import { packReader } from '../weights.js';
+import { createFrom, createStorage, Readback } from './buffers.js';
+import type { GpuDevice } from './device.js';
+import { encode } from './kernel.js';
+import { kvRowWords } from './kernels/heads.js';
+import { rowBytes } from '../../kernels/layout.js';
+import type { Piece, StepSize } from './piece.js';
+import { Products } from './products.js';
+import { uploadSection, type GpuRows } from './rows.js';
+import { createScratch, type TokenScratch } from './scratch.js';
+import { TokenProgram, type TokenEnds } from './token-program.js';
+import { uploadVectors, VectorFile } from './vectors.js';
+
+export interface WholeModelOptions {
+  header: PackHeader;
+  fd: number;
+  packPath: string;
+  contextLength: number;
+  batchTokens: number;
+  slots: number;
+  kvPages: number;
+  kvFormat: KvFormat;
+  /** After every layer that was uploaded. @returns false: nobody wants the rest */
+  onUnit?: (bytes: number, ms: number) => boolean;
+}
+
+export class WholeModel {
+  private readonly pieces: (Piece | { ffn: number })[];
+  private readonly headPieces: Piece[];
+
+  /** Of everything on the device: weights, KV cache, what a step works in. */
+  get bytes(): number {
+    return this.gpu.allocatedBytes;
+  }
+
+  private constructor(
+    private readonly gpu: GpuDevice,
+    private readonly shape: GpuStepShape,
+    private readonly layout: GpuStepLayout,
+    private readonly scratch: TokenScratch,
+    private readonly logitScale: number,
+    private readonly counts: GPUBuffer,
+    private readonly back: Readback,
+    pieces: { layers: (Piece | { ffn: number })[]; head: Piece[] },
+    private readonly ffns: (l: number) => Piece[],
+  ) {
+    this.pieces = pieces.layers;
+    this.headPieces = pieces.head;
+  }
+
+  /** @throws HybridError OUT_OF_MEMORY, GPU_FAILED; what was made is given back with the device */
+  static async load(gpu: GpuDevice, options: WholeModelOptions): Promise<WholeModel> {
+    const { header, fd, packPath, batchTokens: T, kvPages, kvFormat } = options;
+    const { config } = header;
+    const shape = stepShapeOf(options);
+    const layout = gpuStepLayout(shape);
+    const block = blockShape(config);
+    const read = packReader(fd, packPath);
+    let [before, began] = [0, performance.now()];
+    const done = (): void => {
+      const go = options.onUnit?.(gpu.allocatedBytes - before, performance.now() - began) ?? true;
+      if (!go) throw new HybridError('ABORTED', 'loading the model onto the GPU was aborted');
+      [before, began] = [gpu.allocatedBytes, performance.now()];
+    };
+    const rows = (name: string, section: PackSection): Promise<GpuRows> =>
+      uploadSection(gpu, name, fd, section);
+    const maybe = (name: string, section: PackSection | null): Promise<GpuRows | null> =>
+      section ? rows(name, section) : Promise.resolve(null);
+
+    const scratch = await createScratch(gpu, config, block.parallel, T, layout.request.words);
+    const cache = { kvPages, kvFormat, tablePages: shape.tablePages };
+    const angles = await createFrom(gpu, 'angles', angleTable(header, options.contextLength));
+    const products = new Products(gpu);
+    const program = new TokenProgram(gpu, config, scratch, layout.request, cache, angles, products);
+
+    const vectors = new VectorFile(read);
+    const outNorm = config.ends.finalNorm ? vectors.norm(header.outNorm, header.outNormBias) : null;
+    const embed = await rows('the embedding', header.embed);
+    const ends: TokenEnds = {
+      embed,
+      positions: await maybe('positions', header.positions),
+      projectIn: await maybe('project_in', header.projectIn),
+      vectors: await vectors.upload(gpu, 'the final norm'),
+      outNorm,
+      projectOut: await maybe('project_out', header.projectOut),
+      lmHead: header.lmHead ? await rows('the output head', header.lmHead) : embed,
+    };
+    done();
+    await program.embed(ends);
+    const ffns: Piece[][] = [];
+    const gates = await createStorage(gpu, 'gates', T * config.intermediateSize * 4);
+    const ups = await createStorage(gpu, 'ups', T * config.intermediateSize * 4);
+    for (const [l, layer] of header.layers.entries()) {
+      const name = `layer ${l}`;
+      const kvBytes = config.kvHeads * kvPages * KV_PAGE * kvRowWords(kvFormat, config.headDim) * 4;
+      if (kvBytes > gpu.facts.maxBindingBytes) throw tooLong(gpu, kvBytes);
+      await program.layer(l, {
+        vectors: await uploadVectors(gpu, read, layer, `vectors of ${name}`),
+        qkv: await rows(`q, k, v of ${name}`, layer.qkv),
+        o: await rows(`the output projection of ${name}`, layer.o),
+        keys: await createStorage(gpu, `keys of ${name}`, kvBytes),
+        values: await createStorage(gpu, `values of ${name}`, kvBytes),
+      });
+      const gate = await rows(`gates of ${name}`, layer.gate);
+      const records = await rows(`neurons of ${name}`, layer.ffn);
+      const downOffset = block.gated ? rowBytes(layer.ffn.format, config.hiddenSize) : 0;
+      ffns.push(await products.ffn(gate, records, downOffset, block.gated, program.ffnInput, gates, ups, scratch.ffnOut, scratch.rowX, config.activation.threshold)); // prettier-ignore
+      done();
+    }
+    const layers = program.pieces.splice(0);
+    await program.head(ends);
+    const head = program.pieces as Piece[];
+    const counts = await createStorage(gpu, 'counters', config.layers * T * COUNTS * 4);
+    const staging = T * 4 + counts.size + T * (config.vocabSize + scratch.rowX) * 4;
+    const back = await Readback.create(gpu, 'the answer', staging);
+    done();
+    return new WholeModel(
+      gpu,
+      shape,
+      layout,
+      scratch,
+      config.logitScale,
+      counts,
+      back,
+      { layers, head },
+      (l) => ffns[l],
+    );
+  }
+
+  /**
+   * Runs the step in `request` and fills `answer` (engine/gpu-step.ts).
+   * @throws HybridError GPU_FAILED when the device is lost meanwhile
+   */
+  async step(request: Int32Array, answer: Int32Array): Promise<void> {
+    const { gpu, scratch, layout, shape, counts, back } = this;
+    const size: StepSize = {
+      rows: request[layout.request.header + RequestWord.ROWS],
+      outputs: request[layout.request.header + RequestWord.OUTPUTS],
+    };
+    this.send(request, size);
+    const wanted = request.subarray(layout.request.wanted, layout.request.wanted + size.outputs);
+    const wants = (what: number): boolean => wanted.some((bits) => bits & what);
+    const [logits, hidden] = [wants(Wanted.LOGITS), wants(Wanted.HIDDEN)];
+
+    const parts: { source: GPUBuffer; bytes: number; to: (content: Int32Array) => void }[] = [];
+    const { answer: at } = layout;
+    if (size.outputs > 0)
+      parts.push({ source: scratch.chosen, bytes: size.outputs * 4, to: (c) => answer.set(c, at.chosen) });
+    parts.push({ source: counts, bytes: counts.size, to: (c) => answer.set(c, at.counts) });
+    if (logits)
+      parts.push({
+        source: scratch.logits,
+        bytes: size.outputs * shape.vocabSize * 4,
+        to: (c) => this.takeLogits(c, answer),
+      });
+    if (hidden)
+      parts.push({
+        source: scratch.normed,
+        bytes: size.outputs * scratch.rowX * 4,
+        to: (c) => {
+          for (let i = 0; i < size.outputs; i++) {
+            const row = c.subarray(i * scratch.rowX, i * scratch.rowX + shape.hiddenSize);
+            answer.set(row, at.hidden + i * shape.hiddenSize);
+          }
+        },
+      });
+    let bytes = 0;
+    gpu.submit((encoder) => {
+      const pass = encoder.beginComputePass();
+      for (const entry of this.pieces) {
+        for (const piece of 'ffn' in entry ? this.ffns(entry.ffn) : [entry])
+          for (const dispatch of piece(size)) encode(pass, dispatch);
+      }
+      if (size.outputs > 0) for (const piece of this.headPieces) for (const d of piece(size)) encode(pass, d);
+      pass.end();
+      for (const { source, bytes: length } of parts) {
+        back.copy(encoder, source, 0, length, bytes);
+        bytes += length;
+      }
+    });
+    const content = await back.read(bytes);
+    let from = 0;
+    for (const { bytes: length, to } of parts) {
+      to(new Int32Array(content.buffer, from, length / 4));
+      from += length;
+    }
+  }
+
+  private takeLogits(content: Int32Array, answer: Int32Array): void {
+    const at = this.layout.answer.logits;
+    answer.set(content, at);
+    if (this.logitScale === 1) return;
+    const logits = new Float32Array(answer.buffer, answer.byteOffset + at * 4, content.length);
+    for (let i = 0; i < logits.length; i++) logits[i] *= this.logitScale;
+  }
+
+  /** The request's words to the device: of the page tables only what the step reads. */
+  private send(request: Int32Array, { rows }: StepSize): void {
+    const { gpu, scratch, layout, shape } = this;
+    const { request: at } = layout;
+    const { queue } = gpu.raw;
+    const write = (from: number, end: number): void =>
+      queue.writeBuffer(scratch.step, from * 4, request.slice(from, end));
+    write(0, at.tables);
+    const used = Math.ceil(request[at.header + RequestWord.POSITIONS] / KV_PAGE);
+    const slots = new Set(request.subarray(at.slot, at.slot + rows));
+    for (const slot of slots) {
+      const from = at.tables + slot * shape.tablePages;
+      write(from, from + used);
+    }
+  }
+}
+
+/** [context][rotaryDims / 2] cos and sin, as engine/load.ts fills them. */
+function angleTable({ config }: PackHeader, contextLength: number): Float32Array {
+  const { frequencies, magnitude } = ropeTable(config, contextLength);
+  const half = frequencies.length;
+  const angles = new Float32Array(Math.max(1, contextLength * half) * 2);
+  for (let p = 0; p < contextLength; p++) {
+    for (let i = 0; i < half; i++) {
+      angles[(p * half + i) * 2] = magnitude * Math.cos(p * frequencies[i]);
+      angles[(p * half + i) * 2 + 1] = magnitude * Math.sin(p * frequencies[i]);
+    }
+  }
+  return angles;
+}
+
+const tooLong = (gpu: GpuDevice, bytes: number): HybridError =>
+  new HybridError(
+    'OUT_OF_MEMORY',
+    `the keys of one layer take ${bytes} bytes, ${gpu.facts.name} binds ${gpu.facts.maxBindingBytes} at once`,
+    { hint: 'Use a smaller --context or --kv-memory.' },
+  );
