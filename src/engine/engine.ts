@@ -243,6 +243,7 @@ export class Engine {
     const { signal } = request;
     const tokens: number[] = [];
     const logprobs: TokenLogprob[] | null = request.logprobs === undefined ? null : [];
+    if (request.measureRecall) this.checkRecall();
     if (request.measureRecall) await this.needNorms(signal);
     const { speculate = false } = request;
     const mask = request.mask && AnswerBox.make(Math.ceil(this.layout.config.vocabSize / 32));
@@ -312,6 +313,7 @@ export class Engine {
     const { signal } = request;
     const n = tokens.length;
     signal?.throwIfAborted();
+    if (request.measureRecall) this.checkRecall();
     if (request.measureRecall) await this.needNorms(signal);
     const want = (kind: string, yes: boolean | undefined, width: number): SharedArrayBuffer | null => {
       if (!yes) return null;
@@ -489,6 +491,14 @@ export class Engine {
       ids[i] = id;
     }
     return ids;
+  }
+
+  private checkRecall(): void {
+    if (!this.gpuOn || this.gpu!.units.whole < 0) return;
+    throw new UsageError(
+      'recall is not measured while the whole model is on the GPU',
+      'Measure it with --gpu off, or with less --gpu-memory than the model takes.',
+    );
   }
 
   private checkFits(length: number, what: string): void {

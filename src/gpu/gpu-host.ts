@@ -11,10 +11,11 @@ import {
 import { gpuStepLayout, stepShapeOf } from '../engine/gpu-step.js';
 import { HybridError, type ErrorCode } from '../errors.js';
 import { workerUrl } from '../io/worker-path.js';
-import type { KvFormat } from '../kernels/kernels.js';
 import type { Pack } from '../pack/types.js';
 import { hasSpareCore, MAX_ROWS, type GpuProvider } from './providers.js';
-import { engineUnits, planUnits, unitsMailbox, type GpuPlacement } from './hot-ffn.js';
+import type { GpuWeights } from '../profiler/gpu-bytes.js';
+import { engineUnits, planUnits, unitsMailbox, type GpuPlacement, type GpuUnit } from './hot-ffn.js';
+import type { WholeShape } from './webgpu/fits.js';
 import type { GpuWorkerData, GpuWorkerMessage } from './gpu-worker.js';
 
 /**
@@ -33,17 +34,9 @@ const EXIT_TIMEOUT_MS = 5_000;
  */
 const CUBLAS_WORKSPACE = ':16:8';
 
-/** A whole model with its KV cache on a WebGPU device, as the engine will run it (engine/options.ts). */
-export interface WholeShape {
-  contextLength: number;
-  slots: number;
-  kvPages: number;
-  kvFormat: KvFormat;
-}
-
 export interface GpuHostOptions {
   pack: Pack;
-  /** What lives there. */
+  /** What lives there. A whole model: WebGPU only. */
   placement: GpuPlacement | { whole: WholeShape };
   /** `cpu` runs onnxruntime's graphs on its CPU provider: for tests. */
   provider: GpuProvider | 'cpu';
@@ -83,7 +76,7 @@ export class GpuHost {
     const { placement, provider } = options;
     const spareCore = hasSpareCore(options.lanes);
     const { work, layout, engine, unitCount, plannedBytes } =
-      'whole' in placement ? planWhole(options, placement.whole) : planGraphs(options, placement);
+      'whole' in placement ? planWhole(options, placement.whole) : planUnitsOf(options, placement);
     const block = { buffer: new SharedArrayBuffer(layout.bytes), byteOffset: 0, layout, spareCore };
     if (provider === 'cuda') process.env.CUBLAS_WORKSPACE_CONFIG ??= CUBLAS_WORKSPACE;
     const workerData: GpuWorkerData = { mailbox: block, work };
@@ -185,22 +178,11 @@ interface Plan {
   plannedBytes: number;
 }
 
-function planGraphs(options: GpuHostOptions, placement: GpuPlacement): Plan {
-  const { pack, provider, maxTokens } = options;
+function planUnitsOf(options: GpuHostOptions, placement: GpuPlacement): Plan {
+  const { pack, maxTokens } = options;
   const units = planUnits(pack.header, placement);
-  const data = {
-    fd: pack.fd,
-    packPath: pack.path,
-    header: pack.header,
-    units,
-    weights: placement.weights,
-    provider,
-    providerOptions: provider === 'cuda' || provider === 'dml' ? { deviceId: options.deviceId ?? 0 } : {},
-    maxRows: provider === 'cpu' ? maxTokens : MAX_ROWS[provider],
-    failAfterRuns: options.failAfterRuns ?? null,
-  };
   return {
-    work: { by: 'onnxruntime', data },
+    work: unitsWork(options, units, placement.weights),
     layout: unitsMailbox(units, maxTokens),
     engine: (mailbox) => engineUnits(units, placement, mailbox),
     unitCount: units.length,
@@ -208,14 +190,43 @@ function planGraphs(options: GpuHostOptions, placement: GpuPlacement): Plan {
   };
 }
 
+/** @throws HybridError GPU_FAILED when the weights are to have a form that the provider does not read */
+function unitsWork(options: GpuHostOptions, units: GpuUnit[], weights: GpuWeights): GpuWorkerData['work'] {
+  const { pack, provider, maxTokens } = options;
+  const common = {
+    fd: pack.fd,
+    packPath: pack.path,
+    header: pack.header,
+    failAfterRuns: options.failAfterRuns ?? null,
+  };
+  if (provider === 'webgpu' && weights === 'rows') {
+    return { by: 'webgpu', data: { ...common, adapter: null, work: { units, maxTokens } } };
+  }
+  if (provider === 'webgpu' || weights === 'rows') {
+    throw new HybridError('GPU_FAILED', `${provider} does not read weights as ${weights}`);
+  }
+  return {
+    by: 'onnxruntime',
+    data: {
+      ...common,
+      units,
+      weights,
+      provider,
+      providerOptions: provider === 'cuda' || provider === 'dml' ? { deviceId: options.deviceId ?? 0 } : {},
+      maxRows: provider === 'cpu' ? maxTokens : MAX_ROWS[provider],
+    },
+  };
+}
+
 function planWhole(options: GpuHostOptions, shape: WholeShape): Plan {
   const { pack, maxTokens } = options;
   const { header } = pack;
-  const whole = { ...shape, header, fd: pack.fd, packPath: pack.path, batchTokens: maxTokens };
-  const { request, answer } = gpuStepLayout(stepShapeOf(whole));
+  const common = { fd: pack.fd, packPath: pack.path, header, failAfterRuns: options.failAfterRuns ?? null };
+  const work = { whole: { ...shape, batchTokens: maxTokens } };
+  const { request, answer } = gpuStepLayout(stepShapeOf({ ...work.whole, header }));
   const none = { qkv: -1, o: -1, ffn: -1 };
   return {
-    work: { by: 'webgpu', data: { adapter: null, whole, failAfterRuns: options.failAfterRuns ?? null } },
+    work: { by: 'webgpu', data: { ...common, adapter: null, work } },
     layout: mailboxLayout(
       maxTokens,
       Math.ceil(request.words / maxTokens),

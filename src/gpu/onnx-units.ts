@@ -1,7 +1,7 @@
 /** Units as onnxruntime sessions, for CUDA, DirectML and CoreML. A run is synchronous native code. */
 import { f32Tensor, OnnxSession } from '../onnx/session.js';
 import type { PackHeader } from '../pack/types.js';
-import type { GpuWeights } from '../profiler/gpu-bytes.js';
+import type { OnnxWeights } from '../profiler/gpu-bytes.js';
 import { buildUnit, type GpuUnit } from './hot-ffn.js';
 import type { ServerStart, UnitServer } from './unit-server.js';
 import { packReader } from './weights.js';
@@ -12,7 +12,7 @@ export interface OnnxUnitsData {
   packPath: string;
   header: PackHeader;
   units: GpuUnit[];
-  weights: GpuWeights;
+  weights: OnnxWeights;
   /** onnxruntime's provider name; `cpu` only in tests. */
   provider: string;
   providerOptions: Record<string, unknown>;

@@ -1,24 +1,21 @@
-/** A step as pieces: dispatches whose kernels and buffers are known when the model is loaded, their number not. */
+/** A step as pieces: operations on all its rows, or on those whose outputs are wanted. */
 import type { GpuDevice } from './device.js';
-import type { BufferPart, Dispatch, KernelText, Workgroups } from './kernel.js';
+import type { BufferPart, KernelText, Workgroups } from './kernel.js';
+import { operation, type Operation } from './operation.js';
 
-export interface StepSize {
-  rows: number;
-  /** Rows whose logits are wanted. */
-  outputs: number;
+export interface Piece {
+  operation: Operation;
+  of: 'rows' | 'outputs';
 }
 
-/** The dispatches of one part of a step. */
-export type Piece = (size: StepSize) => readonly Dispatch[];
-
-/** A piece of one dispatch. */
-export async function piece(
+/** An operation of one dispatch. @param workgroups for so many rows */
+export async function oneDispatch(
   gpu: GpuDevice,
   text: KernelText,
   buffers: readonly BufferPart[],
-  workgroups: (size: StepSize) => Workgroups,
-): Promise<Piece> {
+  workgroups: (rows: number) => Workgroups,
+): Promise<Operation> {
   const kernel = await gpu.kernel(text);
   const bindings = kernel.bind(...buffers);
-  return (size) => [{ kernel, bindings, workgroups: workgroups(size) }];
+  return operation(text.name, (rows) => [{ kernel, bindings, workgroups: workgroups(rows) }]);
 }

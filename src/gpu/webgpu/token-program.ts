@@ -10,15 +10,17 @@ import type { KvFormat } from '../../kernels/kernels.js';
 import { layerType } from '../../model/block.js';
 import type { ModelConfig } from '../../model/types.js';
 import type { GpuDevice } from './device.js';
+import type { BufferPart, KernelText, Workgroups } from './kernel.js';
 import { attentionKernel } from './kernels/attention.js';
 import { chooseKernel } from './kernels/choose.js';
 import { embedGroups, embedKernel } from './kernels/embed.js';
 import { headsKernel } from './kernels/heads.js';
 import { normKernel, type NormShape, type NormWeights } from './kernels/norm.js';
-import { piece, type Piece, type StepSize } from './piece.js';
-import type { Products } from './products.js';
+import { rowDot } from './kernels/row-dot.js';
+import { oneDispatch, type Piece } from './piece.js';
 import type { GpuRows } from './rows.js';
 import type { TokenScratch } from './scratch.js';
+import type { Tuning } from './tuning.js';
 import type { LayerVectors } from './vectors.js';
 
 /** What a layer has on the device beside its FFN. */
@@ -67,7 +69,7 @@ export class TokenProgram {
     private readonly at: GpuStepLayout['request'],
     private readonly cache: CacheShape,
     private readonly angles: GPUBuffer,
-    private readonly products: Products,
+    private readonly tuning: Tuning,
   ) {
     this.block = blockShape(config);
   }
@@ -90,7 +92,7 @@ export class TokenProgram {
         const { cols, stride } = rows;
         const format = rows.format as WeightFormat;
         const text = embedKernel({ format, cols, stride, outStride, firstRow: first, rows: count, source, shift, scale, add }); // prettier-ignore
-        await this.add(text, [scratch.step, buffer, into], (size) => [embedGroups(cols), size.rows]);
+        await this.add(text, [scratch.step, buffer, into], (rows) => [embedGroups(cols), rows]);
       });
     const into = projectIn ? scratch.ends! : scratch.x;
     const width = projectIn ? scratch.rowEnds : scratch.rowX;
@@ -120,7 +122,7 @@ export class TokenProgram {
         await this.add(
           normKernel(norm),
           [scratch.step, vectors.buffer, vectors.buffer, scratch.x, scratch.ffnNormed],
-          (size) => [size.rows],
+          (rows) => [rows],
         );
       }
     } else {
@@ -185,7 +187,7 @@ export class TokenProgram {
         epsilon: config.rmsEpsilon,
       }),
       [step, vectors.buffer, this.angles, qkv, keys, values],
-      (size) => [heads + 2 * kvHeads, size.rows],
+      (rows) => [heads + 2 * kvHeads, rows],
     );
     await this.add(
       attentionKernel({
@@ -198,7 +200,7 @@ export class TokenProgram {
         window: window ?? Infinity,
       }),
       [step, qkv, keys, values, scratch.attended],
-      (size) => [heads, size.rows],
+      (rows) => [heads, rows],
     );
     if (vectors.oNorm >= 0) {
       const width = heads * headDim;
@@ -226,7 +228,7 @@ export class TokenProgram {
     buffers.push(scratch.x);
     if (pending) buffers.push(pending.f);
     if (norm) buffers.push(into);
-    await this.add(normKernel(shape), buffers, (size) => [size.rows]);
+    await this.add(normKernel(shape), buffers, (rows) => [rows]);
   }
 
   /** x += scale * f with the norm that stands behind it. */
@@ -255,11 +257,10 @@ export class TokenProgram {
     buffers.push(scratch.x);
     if (pending) buffers.push(pending.f);
     buffers.push(scratch.normed);
-    await this.add(normKernel(shape), buffers, (size) => [size.outputs]);
-    const outputs = ({ outputs }: StepSize): number => outputs;
-    if (projectOut) await this.product(projectOut, scratch.normed, scratch.ends!, scratch.rowEnds, outputs);
+    await this.add(normKernel(shape), buffers, (outputs) => [outputs], 'outputs');
+    if (projectOut) await this.product(projectOut, scratch.normed, scratch.ends!, scratch.rowEnds, 'outputs');
     const input = projectOut ? scratch.ends! : scratch.normed;
-    await this.product(lmHead, input, scratch.logits, config.vocabSize, outputs);
+    await this.product(lmHead, input, scratch.logits, config.vocabSize, 'outputs');
     await this.add(
       chooseKernel({
         vocabSize: config.vocabSize,
@@ -269,14 +270,20 @@ export class TokenProgram {
         draws: at.draws,
       }),
       [scratch.step, scratch.logits, scratch.chosen],
-      (size) => [size.outputs],
+      (outputs) => [outputs],
+      'outputs',
     );
   }
 
   // ---- pieces --------------------------------------------------------------------------------------------------------
 
-  private async add(...[text, buffers, workgroups]: Tail<Parameters<typeof piece>>): Promise<void> {
-    this.pieces.push(await piece(this.gpu, text, buffers, workgroups));
+  private async add(
+    text: KernelText,
+    buffers: readonly BufferPart[],
+    workgroups: (rows: number) => Workgroups,
+    of: Piece['of'] = 'rows',
+  ): Promise<void> {
+    this.pieces.push({ operation: await oneDispatch(this.gpu, text, buffers, workgroups), of });
   }
 
   private async product(
@@ -284,9 +291,11 @@ export class TokenProgram {
     x: GPUBuffer,
     out: GPUBuffer,
     outStride: number,
-    rows?: (size: StepSize) => number,
+    of: Piece['of'] = 'rows',
   ): Promise<void> {
-    this.pieces.push(await this.products.product(w, x, out, outStride, rows));
+    const step = of === 'rows' ? this.scratch.rows : this.scratch.outputs;
+    const operation = await rowDot(this.gpu, this.tuning, w, { outStride }, { x, step, out });
+    this.pieces.push({ operation, of });
   }
 
   private normInPlace(
@@ -308,7 +317,7 @@ export class TokenProgram {
       sum: { weight, bias: -1 },
     };
     const text = normKernel({ ...shape, workgroup: workgroupFor(width) });
-    return this.add(text, [this.scratch.step, vectors, x], (size) => [size.rows]);
+    return this.add(text, [this.scratch.step, vectors, x], (rows) => [rows]);
   }
 
   private normShape(): NormShape {
@@ -334,8 +343,6 @@ export class TokenProgram {
     for (const item of items) await work(item);
   }
 }
-
-type Tail<A extends unknown[]> = A extends [unknown, ...infer Rest] ? Rest : never;
 
 /** Threads for a row of so many values: each has a few. */
 const workgroupFor = (width: number): number => (width >= 1024 ? 256 : width >= 256 ? 128 : 64);

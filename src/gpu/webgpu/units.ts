@@ -1,14 +1,26 @@
-/** Units behind the mailbox on a WebGPU device: a whole model. */
+/** What a WebGPU device computes behind the mailbox: a whole model, or units of one. */
+import type { PackHeader } from '../../pack/types.js';
+import type { GpuUnit } from '../hot-ffn.js';
 import type { ServerStart, UnitServer } from '../unit-server.js';
 import { GpuDevice } from './device.js';
-import { WholeModel, type WholeModelOptions } from './whole-model.js';
+import type { WholeShape } from './fits.js';
+import { HybridUnits } from './hybrid-units.js';
+import { WholeModel } from './whole-model.js';
 
 export interface WebGpuUnitsData {
+  fd: number;
+  packPath: string;
+  header: PackHeader;
   /** Part of the adapter's name; null: the fast one. */
   adapter: string | null;
-  whole: Omit<WholeModelOptions, 'onPart'>;
+  work: { whole: WholeShape & { batchTokens: number } } | { units: GpuUnit[]; maxTokens: number };
   /** Lose the device in the middle of the run after this many; for fault tests. */
   failAfterRuns: number | null;
+}
+
+/** Runs that were submitted, and whose y is there when the promise resolves. */
+interface Runner {
+  run(unit: number, rows: number, x: Float32Array, y: Float32Array): Promise<void>;
 }
 
 export class WebGpuUnits implements UnitServer {
@@ -16,16 +28,21 @@ export class WebGpuUnits implements UnitServer {
 
   private constructor(
     private readonly gpu: GpuDevice,
-    private readonly model: WholeModel,
+    private readonly runner: Runner,
     private readonly start: ServerStart,
     private readonly failAfterRuns: number | null,
   ) {}
 
   static async load(data: WebGpuUnitsData, start: ServerStart): Promise<WebGpuUnits> {
-    const gpu = await GpuDevice.open({ name: data.adapter ?? undefined });
+    const { work, adapter, failAfterRuns } = data;
+    const gpu = await GpuDevice.open({ name: adapter ?? undefined });
+    const { onUnit } = start;
     try {
-      const model = await WholeModel.load(gpu, { ...data.whole, onUnit: start.onUnit });
-      return new WebGpuUnits(gpu, model, start, data.failAfterRuns);
+      const runner =
+        'whole' in work
+          ? await WholeModel.load(gpu, { ...data, ...work.whole, onUnit })
+          : await HybridUnits.load(gpu, { ...data, ...work, onUnit });
+      return new WebGpuUnits(gpu, runner, start, failAfterRuns);
     } catch (error) {
       await gpu.close();
       throw error;
@@ -36,18 +53,17 @@ export class WebGpuUnits implements UnitServer {
     return this.gpu.facts.name;
   }
 
+  /** Of everything on the device: weights, KV cache, what a step works in. */
   get bytes(): number {
-    return this.model.bytes;
+    return this.gpu.allocatedBytes;
   }
 
-  async run(): Promise<void> {
+  async run(unit: number, rows: number): Promise<void> {
     const { x, y } = this.start;
-    const words = (values: Float32Array): Int32Array =>
-      new Int32Array(values.buffer, values.byteOffset, values.length);
-    const step = this.model.step(words(x), words(y));
+    const run = this.runner.run(unit, rows, x, y);
     if (this.failAfterRuns !== null && this.runs >= this.failAfterRuns) this.gpu.raw.destroy();
     this.runs++;
-    await step;
+    await run;
   }
 
   close(): Promise<void> {

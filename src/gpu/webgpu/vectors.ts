@@ -64,6 +64,12 @@ export class VectorFile {
     return { weight: this.add(weight), bias: this.add(bias) };
   }
 
+  /** One of them in a buffer of its own. */
+  only(gpu: GpuDevice, section: PackSection): Promise<GPUBuffer> {
+    this.add(section);
+    return this.upload(gpu, 'a vector');
+  }
+
   upload(gpu: GpuDevice, name: string): Promise<GPUBuffer> {
     const all = new Float32Array(Math.max(1, this.floats));
     let at = 0;

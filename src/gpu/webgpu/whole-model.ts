@@ -18,32 +18,30 @@ import {
 } from '../../engine/gpu-step.js';
 import { Wanted } from '../../engine/step.js';
 import { HybridError } from '../../errors.js';
-import type { KvFormat } from '../../kernels/kernels.js';
 import { KV_PAGE } from '../../kernels/layout.js';
 import { ropeTable } from '../../model/rope.js';
 import type { PackHeader, PackSection } from '../../pack/types.js';
 import { packReader } from '../weights.js';
 import { createFrom, createStorage, Readback } from './buffers.js';
 import type { GpuDevice } from './device.js';
+import { FfnScratch, layerFfn } from './ffn.js';
+import type { WholeShape } from './fits.js';
 import { encode } from './kernel.js';
 import { kvRowWords } from './kernels/heads.js';
 import { rowBytes } from '../../kernels/layout.js';
-import type { Piece, StepSize } from './piece.js';
-import { Products } from './products.js';
+import type { Operation } from './operation.js';
+import type { Piece } from './piece.js';
 import { uploadSection, type GpuRows } from './rows.js';
 import { createScratch, type TokenScratch } from './scratch.js';
 import { TokenProgram, type TokenEnds } from './token-program.js';
+import { defaultTuning } from './tuning.js';
 import { uploadVectors, VectorFile } from './vectors.js';
 
-export interface WholeModelOptions {
+export interface WholeModelOptions extends WholeShape {
   header: PackHeader;
   fd: number;
   packPath: string;
-  contextLength: number;
   batchTokens: number;
-  slots: number;
-  kvPages: number;
-  kvFormat: KvFormat;
   /** After every layer that was uploaded. @returns false: nobody wants the rest */
   onUnit?: (bytes: number, ms: number) => boolean;
 }
@@ -51,11 +49,6 @@ export interface WholeModelOptions {
 export class WholeModel {
   private readonly pieces: (Piece | { ffn: number })[];
   private readonly headPieces: Piece[];
-
-  /** Of everything on the device: weights, KV cache, what a step works in. */
-  get bytes(): number {
-    return this.gpu.allocatedBytes;
-  }
 
   private constructor(
     private readonly gpu: GpuDevice,
@@ -66,7 +59,7 @@ export class WholeModel {
     private readonly counts: GPUBuffer,
     private readonly back: Readback,
     pieces: { layers: (Piece | { ffn: number })[]; head: Piece[] },
-    private readonly ffns: (l: number) => Piece[],
+    private readonly ffns: (l: number) => Operation[],
   ) {
     this.pieces = pieces.layers;
     this.headPieces = pieces.head;
@@ -94,8 +87,8 @@ export class WholeModel {
     const scratch = await createScratch(gpu, config, block.parallel, T, layout.request.words);
     const cache = { kvPages, kvFormat, tablePages: shape.tablePages };
     const angles = await createFrom(gpu, 'angles', angleTable(header, options.contextLength));
-    const products = new Products(gpu);
-    const program = new TokenProgram(gpu, config, scratch, layout.request, cache, angles, products);
+    const tuning = defaultTuning(gpu.facts);
+    const program = new TokenProgram(gpu, config, scratch, layout.request, cache, angles, tuning);
 
     const vectors = new VectorFile(read);
     const outNorm = config.ends.finalNorm ? vectors.norm(header.outNorm, header.outNormBias) : null;
@@ -111,9 +104,8 @@ export class WholeModel {
     };
     done();
     await program.embed(ends);
-    const ffns: Piece[][] = [];
-    const gates = await createStorage(gpu, 'gates', T * config.intermediateSize * 4);
-    const ups = await createStorage(gpu, 'ups', T * config.intermediateSize * 4);
+    const ffns: Operation[][] = [];
+    const ffnScratch = await FfnScratch.create(gpu, T, config.intermediateSize);
     for (const [l, layer] of header.layers.entries()) {
       const name = `layer ${l}`;
       const kvBytes = config.kvHeads * kvPages * KV_PAGE * kvRowWords(kvFormat, config.headDim) * 4;
@@ -125,10 +117,19 @@ export class WholeModel {
         keys: await createStorage(gpu, `keys of ${name}`, kvBytes),
         values: await createStorage(gpu, `values of ${name}`, kvBytes),
       });
-      const gate = await rows(`gates of ${name}`, layer.gate);
-      const records = await rows(`neurons of ${name}`, layer.ffn);
-      const downOffset = block.gated ? rowBytes(layer.ffn.format, config.hiddenSize) : 0;
-      ffns.push(await products.ffn(gate, records, downOffset, block.gated, program.ffnInput, gates, ups, scratch.ffnOut, scratch.rowX, config.activation.threshold)); // prettier-ignore
+      const { gated } = block;
+      const bias = (section: PackSection | null): Promise<GPUBuffer> | null =>
+        section && new VectorFile(read).only(gpu, section);
+      const parts = {
+        gate: await rows(`gates of ${name}`, layer.gate),
+        records: await rows(`neurons of ${name}`, layer.ffn),
+        downOffset: gated ? rowBytes(layer.ffn.format, config.hiddenSize) : 0,
+        gated,
+        gateBias: await bias(layer.gateBias),
+        upBias: await bias(layer.upBias),
+      };
+      const io = { x: program.ffnInput, step: scratch.rows, out: scratch.ffnOut, outStride: scratch.rowX };
+      ffns.push(await layerFfn(gpu, tuning, parts, config.activation, ffnScratch, io));
       done();
     }
     const layers = program.pieces.splice(0);
@@ -152,12 +153,15 @@ export class WholeModel {
   }
 
   /**
-   * Runs the step in `request` and fills `answer` (engine/gpu-step.ts).
+   * Runs the step in `x` and fills `y`: their words are a request and its answer (engine/gpu-step.ts).
    * @throws HybridError GPU_FAILED when the device is lost meanwhile
    */
-  async step(request: Int32Array, answer: Int32Array): Promise<void> {
+  async run(_unit: number, _rows: number, x: Float32Array, y: Float32Array): Promise<void> {
+    const words = (values: Float32Array): Int32Array =>
+      new Int32Array(values.buffer, values.byteOffset, values.length);
+    const [request, answer] = [words(x), words(y)];
     const { gpu, scratch, layout, shape, counts, back } = this;
-    const size: StepSize = {
+    const size = {
       rows: request[layout.request.header + RequestWord.ROWS],
       outputs: request[layout.request.header + RequestWord.OUTPUTS],
     };
@@ -192,10 +196,14 @@ export class WholeModel {
     gpu.submit((encoder) => {
       const pass = encoder.beginComputePass();
       for (const entry of this.pieces) {
-        for (const piece of 'ffn' in entry ? this.ffns(entry.ffn) : [entry])
-          for (const dispatch of piece(size)) encode(pass, dispatch);
+        const operations = 'ffn' in entry ? this.ffns(entry.ffn) : [entry.operation];
+        for (const { dispatches } of operations)
+          for (const dispatch of dispatches(size.rows)) encode(pass, dispatch);
       }
-      if (size.outputs > 0) for (const piece of this.headPieces) for (const d of piece(size)) encode(pass, d);
+      if (size.outputs > 0) {
+        for (const { operation } of this.headPieces)
+          for (const dispatch of operation.dispatches(size.outputs)) encode(pass, dispatch);
+      }
       pass.end();
       for (const { source, bytes: length } of parts) {
         back.copy(encoder, source, 0, length, bytes);
@@ -219,13 +227,15 @@ export class WholeModel {
   }
 
   /** The request's words to the device: of the page tables only what the step reads. */
-  private send(request: Int32Array, { rows }: StepSize): void {
+  private send(request: Int32Array, { rows, outputs }: { rows: number; outputs: number }): void {
     const { gpu, scratch, layout, shape } = this;
     const { request: at } = layout;
     const { queue } = gpu.raw;
     const write = (from: number, end: number): void =>
       queue.writeBuffer(scratch.step, from * 4, request.slice(from, end));
     write(0, at.tables);
+    queue.writeBuffer(scratch.rows, 0, Uint32Array.of(rows));
+    queue.writeBuffer(scratch.outputs, 0, Uint32Array.of(outputs));
     const used = Math.ceil(request[at.header + RequestWord.POSITIONS] / KV_PAGE);
     const slots = new Set(request.subarray(at.slot, at.slot + rows));
     for (const slot of slots) {
