@@ -9,6 +9,7 @@ import {
   type MailboxLayout,
 } from '../engine/gpu-mailbox.js';
 import { gpuStepLayout, stepShapeOf } from '../engine/gpu-step.js';
+import type { FfnPlan } from '../engine/ffn-plan.js';
 import { HybridError, type ErrorCode } from '../errors.js';
 import { workerUrl } from '../io/worker-path.js';
 import type { Pack } from '../pack/types.js';
@@ -40,6 +41,8 @@ export interface GpuHostOptions {
   placement: GpuPlacement | { whole: WholeShape };
   /** `cpu` runs onnxruntime's graphs on its CPU provider: for tests. */
   provider: GpuProvider | 'cpu';
+  /** Predictors and cuts of a whole model. */
+  plan?: FfnPlan | null;
   deviceId?: number;
   /** Most tokens a lane posts at once. */
   maxTokens: number;
@@ -222,7 +225,7 @@ function planWhole(options: GpuHostOptions, shape: WholeShape): Plan {
   const { pack, maxTokens } = options;
   const { header } = pack;
   const common = { fd: pack.fd, packPath: pack.path, header, failAfterRuns: options.failAfterRuns ?? null };
-  const work = { whole: { ...shape, batchTokens: maxTokens } };
+  const work = { whole: { ...shape, batchTokens: maxTokens, plan: options.plan ?? null } };
   const { request, answer } = gpuStepLayout(stepShapeOf({ ...work.whole, header }));
   const none = { qkv: -1, o: -1, ffn: -1 };
   return {

@@ -2,14 +2,14 @@
  * Units of a model that the lanes ask for one by one, as `GpuUnits` numbers them: q, k, v; the output projection;
  * the head; a layer's hot neurons. Hot is not dense: their gates first, then up and down of those that passed.
  */
+import { cutIn } from '../../engine/ffn-plan.js';
 import { HybridError } from '../../errors.js';
-import { rowBytes } from '../../kernels/layout.js';
 import type { PackHeader, PackSection } from '../../pack/types.js';
 import type { GpuUnit } from '../hot-ffn.js';
 import { packReader, type ReadAt } from '../weights.js';
 import { createFrom, createStorage, createUniform, Readback } from './buffers.js';
 import type { GpuDevice } from './device.js';
-import { FfnScratch, layerFfn } from './ffn.js';
+import { createFfnScratch, layerFfn, uploadFfn, type FfnScratch, type FfnSource } from './ffn.js';
 import { encodePass } from './kernel.js';
 import { rowDot } from './kernels/row-dot.js';
 import type { Operation } from './operation.js';
@@ -59,18 +59,18 @@ export class HybridUnits {
       x: await createStorage(gpu, 'x', T * vectorStride(widest((unit) => unit.inputs)) * 4),
       y: await createStorage(gpu, 'y', T * outputs * 4),
       step: await createUniform(gpu, 'rows', [0]),
-      ffn: await FfnScratch.create(gpu, T, neurons),
+      ffn: await createFfnScratch(gpu, header.config.hiddenSize, neurons, 0, T),
     };
     const back = await Readback.create(gpu, 'y', T * outputs * 4);
     const made = new HybridUnits(gpu, shared, back);
     const tuning = defaultTuning(gpu.facts);
-    const read = packReader(options.fd, options.packPath);
+    const source = { fd: options.fd, read: packReader(options.fd, options.packPath), header };
     for (const unit of units) {
       const [before, began] = [gpu.allocatedBytes, performance.now()];
       const operations =
         unit.kind === 'ffn'
-          ? await hotNeurons(gpu, tuning, read, options.fd, header, unit, shared)
-          : [await linear(gpu, tuning, read, options.fd, header, unit, shared)];
+          ? await hotNeurons(gpu, tuning, source, unit, shared)
+          : [await linear(gpu, tuning, source, unit, shared)];
       made.units.push({ inputs: unit.inputs, outputs: unit.outputs, operations });
       // The first run compiles what the driver has left: now, not in the first token.
       await made.run(made.units.length - 1, 1, new Float32Array(unit.inputs), new Float32Array(unit.outputs));
@@ -104,9 +104,7 @@ export class HybridUnits {
 async function linear(
   gpu: GpuDevice,
   tuning: Tuning,
-  read: ReadAt,
-  fd: number,
-  header: PackHeader,
+  { fd, read, header }: FfnSource,
   unit: Exclude<GpuUnit, { kind: 'ffn' }>,
   { x, y, step }: Shared,
 ): Promise<Operation> {
@@ -129,36 +127,26 @@ function sectionsOf(
 async function hotNeurons(
   gpu: GpuDevice,
   tuning: Tuning,
-  read: ReadAt,
-  fd: number,
-  header: PackHeader,
+  source: FfnSource,
   unit: Extract<GpuUnit, { kind: 'ffn' }>,
   { x, y, step, ffn }: Shared,
 ): Promise<Operation[]> {
-  const { config } = header;
-  const layer = header.layers[unit.layer];
-  const ids = unit.hotNeurons;
-  const name = `hot neurons of layer ${unit.layer}`;
-  const { gated } = config.block.ffn;
-  const parts = {
-    gate: await uploadSection(gpu, name, fd, layer.gate, ids),
-    records: await uploadSection(gpu, name, fd, layer.ffn, ids),
-    downOffset: gated ? rowBytes(layer.ffn.format, config.hiddenSize) : 0,
-    gated,
-    gateBias: layer.gateBias && (await vector(gpu, read, layer.gateBias, ids)),
-    upBias: layer.upBias && (await vector(gpu, read, layer.upBias, ids)),
-  };
-  return layerFfn(gpu, tuning, parts, config.activation, ffn, { x, step, out: y, outStride: unit.outputs });
+  const { activation } = source.header.config;
+  const parts = await uploadFfn(
+    gpu,
+    source,
+    unit.layer,
+    unit.hotNeurons,
+    `hot neurons of layer ${unit.layer}`,
+  );
+  const cut = cutIn('dense', activation, null);
+  const buffers = { x, step, out: y, outStride: unit.outputs, counts: null };
+  const all = { ...parts, norms: null, predictor: null };
+  return layerFfn(gpu, tuning, all, activation.kind, 'exact', cut, ffn, buffers);
 }
 
-/** An f32 vector of the pack, or these of its values. */
-function vector(
-  gpu: GpuDevice,
-  read: ReadAt,
-  section: PackSection,
-  ids: Uint32Array | null = null,
-): Promise<GPUBuffer> {
+function vector(gpu: GpuDevice, read: ReadAt, section: PackSection): Promise<GPUBuffer> {
   const all = new Float32Array(section.cols);
   read(new Uint8Array(all.buffer), section.offset);
-  return createFrom(gpu, 'a vector', ids ? Float32Array.from(ids, (id) => all[id]) : all);
+  return createFrom(gpu, 'a vector', all);
 }

@@ -1,4 +1,5 @@
 /** What a WebGPU device computes behind the mailbox: a whole model, or units of one. */
+import type { FfnPlan } from '../../engine/ffn-plan.js';
 import type { PackHeader } from '../../pack/types.js';
 import type { GpuUnit } from '../hot-ffn.js';
 import type { ServerStart, UnitServer } from '../unit-server.js';
@@ -13,7 +14,9 @@ export interface WebGpuUnitsData {
   header: PackHeader;
   /** Part of the adapter's name; null: the fast one. */
   adapter: string | null;
-  work: { whole: WholeShape & { batchTokens: number } } | { units: GpuUnit[]; maxTokens: number };
+  work:
+    | { whole: WholeShape & { batchTokens: number; plan: FfnPlan | null } }
+    | { units: GpuUnit[]; maxTokens: number };
   /** Lose the device in the middle of the run after this many; for fault tests. */
   failAfterRuns: number | null;
 }

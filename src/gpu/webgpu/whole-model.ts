@@ -11,24 +11,33 @@ import { blockShape } from '../../engine/block-shape.js';
 import {
   COUNTS,
   gpuStepLayout,
+  MODE_NUMBER,
   RequestWord,
   stepShapeOf,
   type GpuStepLayout,
   type GpuStepShape,
 } from '../../engine/gpu-step.js';
+import type { ActivationCut, FfnMode, FfnPlan, LayerPlan } from '../../engine/ffn-plan.js';
 import { Wanted } from '../../engine/step.js';
 import { HybridError } from '../../errors.js';
-import { KV_PAGE } from '../../kernels/layout.js';
+import { alignUp, KV_PAGE } from '../../kernels/layout.js';
 import { ropeTable } from '../../model/rope.js';
 import type { PackHeader, PackSection } from '../../pack/types.js';
 import { packReader } from '../weights.js';
 import { createFrom, createStorage, Readback } from './buffers.js';
 import type { GpuDevice } from './device.js';
-import { FfnScratch, layerFfn } from './ffn.js';
+import {
+  createFfnScratch,
+  downLengths,
+  layerFfn,
+  neuronOrder,
+  uploadFfn,
+  uploadPredictor,
+  type FfnParts,
+} from './ffn.js';
 import type { WholeShape } from './fits.js';
 import { encode } from './kernel.js';
 import { kvRowWords } from './kernels/heads.js';
-import { rowBytes } from '../../kernels/layout.js';
 import type { Operation } from './operation.js';
 import type { Piece } from './piece.js';
 import { uploadSection, type GpuRows } from './rows.js';
@@ -37,18 +46,23 @@ import { TokenProgram, type TokenEnds } from './token-program.js';
 import { defaultTuning } from './tuning.js';
 import { uploadVectors, VectorFile } from './vectors.js';
 
+type MakeFfn = (mode: FfnMode, cut: ActivationCut) => Promise<Operation[]>;
+const MODES = Object.keys(MODE_NUMBER) as FfnMode[];
+
 export interface WholeModelOptions extends WholeShape {
   header: PackHeader;
   fd: number;
   packPath: string;
   batchTokens: number;
+  /** Predictors and cuts; null: none. */
+  plan: FfnPlan | null;
   /** After every layer that was uploaded. @returns false: nobody wants the rest */
   onUnit?: (bytes: number, ms: number) => boolean;
 }
 
 export class WholeModel {
-  private readonly pieces: (Piece | { ffn: number })[];
-  private readonly headPieces: Piece[];
+  /** Of every layer, by mode and cuts: made when first asked for. */
+  private readonly made: Map<string, Operation[]>[];
 
   private constructor(
     private readonly gpu: GpuDevice,
@@ -58,11 +72,11 @@ export class WholeModel {
     private readonly logitScale: number,
     private readonly counts: GPUBuffer,
     private readonly back: Readback,
-    pieces: { layers: (Piece | { ffn: number })[]; head: Piece[] },
-    private readonly ffns: (l: number) => Operation[],
+    private readonly pieces: (Piece | { ffn: number })[],
+    private readonly headPieces: Piece[],
+    private readonly ffns: MakeFfn[],
   ) {
-    this.pieces = pieces.layers;
-    this.headPieces = pieces.head;
+    this.made = ffns.map(() => new Map());
   }
 
   /** @throws HybridError OUT_OF_MEMORY, GPU_FAILED; what was made is given back with the device */
@@ -73,6 +87,7 @@ export class WholeModel {
     const layout = gpuStepLayout(shape);
     const block = blockShape(config);
     const read = packReader(fd, packPath);
+    const source = { fd, read, header };
     let [before, began] = [0, performance.now()];
     const done = (): void => {
       const go = options.onUnit?.(gpu.allocatedBytes - before, performance.now() - began) ?? true;
@@ -104,8 +119,12 @@ export class WholeModel {
     };
     done();
     await program.embed(ends);
-    const ffns: Operation[][] = [];
-    const ffnScratch = await FfnScratch.create(gpu, T, config.intermediateSize);
+    const ffns: MakeFfn[] = [];
+    const predictors = header.layers.map((_, l) => predictedLayer(options.plan, l));
+    const rank = Math.max(0, ...predictors.map((layer) => layer?.predictor!.rank ?? 0));
+    const ffnScratch = await createFfnScratch(gpu, config.hiddenSize, config.intermediateSize, rank, T);
+    const countBytes = alignUp(T * COUNTS * 4, gpu.facts.bindingAlignment);
+    const counts = await createStorage(gpu, 'counters', config.layers * countBytes);
     for (const [l, layer] of header.layers.entries()) {
       const name = `layer ${l}`;
       const kvBytes = config.kvHeads * kvPages * KV_PAGE * kvRowWords(kvFormat, config.headDim) * 4;
@@ -117,39 +136,33 @@ export class WholeModel {
         keys: await createStorage(gpu, `keys of ${name}`, kvBytes),
         values: await createStorage(gpu, `values of ${name}`, kvBytes),
       });
-      const { gated } = block;
-      const bias = (section: PackSection | null): Promise<GPUBuffer> | null =>
-        section && new VectorFile(read).only(gpu, section);
-      const parts = {
-        gate: await rows(`gates of ${name}`, layer.gate),
-        records: await rows(`neurons of ${name}`, layer.ffn),
-        downOffset: gated ? rowBytes(layer.ffn.format, config.hiddenSize) : 0,
-        gated,
-        gateBias: await bias(layer.gateBias),
-        upBias: await bias(layer.upBias),
+      const planned = predictors[l];
+      const weighs = Object.values(options.plan?.layers[l].cuts ?? {}).some((cut) => cut.contribution > 0);
+      const rowsOfFfn = await uploadFfn(gpu, source, l, neuronOrder(planned, config.intermediateSize), name);
+      const parts: FfnParts = {
+        ...rowsOfFfn,
+        norms: weighs ? await downLengths(gpu, rowsOfFfn) : null,
+        predictor: planned && (await uploadPredictor(gpu, planned, `the predictor of ${name}`)),
       };
-      const io = { x: program.ffnInput, step: scratch.rows, out: scratch.ffnOut, outStride: scratch.rowX };
-      ffns.push(await layerFfn(gpu, tuning, parts, config.activation, ffnScratch, io));
+      const buffers = {
+        x: program.ffnInput,
+        step: scratch.rows,
+        out: scratch.ffnOut,
+        outStride: scratch.rowX,
+        counts: { buffer: counts, offset: l * countBytes, size: countBytes },
+      };
+      ffns.push((mode, cut) =>
+        layerFfn(gpu, tuning, parts, config.activation.kind, mode, cut, ffnScratch, buffers),
+      );
       done();
     }
     const layers = program.pieces.splice(0);
     await program.head(ends);
     const head = program.pieces as Piece[];
-    const counts = await createStorage(gpu, 'counters', config.layers * T * COUNTS * 4);
     const staging = T * 4 + counts.size + T * (config.vocabSize + scratch.rowX) * 4;
     const back = await Readback.create(gpu, 'the answer', staging);
     done();
-    return new WholeModel(
-      gpu,
-      shape,
-      layout,
-      scratch,
-      config.logitScale,
-      counts,
-      back,
-      { layers, head },
-      (l) => ffns[l],
-    );
+    return new WholeModel(gpu, shape, layout, scratch, config.logitScale, counts, back, layers, head, ffns);
   }
 
   /**
@@ -165,6 +178,7 @@ export class WholeModel {
       rows: request[layout.request.header + RequestWord.ROWS],
       outputs: request[layout.request.header + RequestWord.OUTPUTS],
     };
+    const ffns = await this.layerFfns(request);
     this.send(request, size);
     const wanted = request.subarray(layout.request.wanted, layout.request.wanted + size.outputs);
     const wants = (what: number): boolean => wanted.some((bits) => bits & what);
@@ -174,7 +188,15 @@ export class WholeModel {
     const { answer: at } = layout;
     if (size.outputs > 0)
       parts.push({ source: scratch.chosen, bytes: size.outputs * 4, to: (c) => answer.set(c, at.chosen) });
-    parts.push({ source: counts, bytes: counts.size, to: (c) => answer.set(c, at.counts) });
+    parts.push({
+      source: counts,
+      bytes: counts.size,
+      to: (c) => {
+        const [of, row] = [shape.batchTokens * COUNTS, c.length / shape.layers];
+        for (let l = 0; l < shape.layers; l++)
+          answer.set(c.subarray(l * row, l * row + of), at.counts + l * of);
+      },
+    });
     if (logits)
       parts.push({
         source: scratch.logits,
@@ -196,7 +218,7 @@ export class WholeModel {
     gpu.submit((encoder) => {
       const pass = encoder.beginComputePass();
       for (const entry of this.pieces) {
-        const operations = 'ffn' in entry ? this.ffns(entry.ffn) : [entry.operation];
+        const operations = 'ffn' in entry ? ffns[entry.ffn] : [entry.operation];
         for (const { dispatches } of operations)
           for (const dispatch of dispatches(size.rows)) encode(pass, dispatch);
       }
@@ -216,6 +238,21 @@ export class WholeModel {
       to(new Int32Array(content.buffer, from, length / 4));
       from += length;
     }
+  }
+
+  private async layerFfns(request: Int32Array): Promise<Operation[][]> {
+    const { request: at } = this.layout;
+    const floats = new Float32Array(request.buffer, request.byteOffset, at.words);
+    const all: Operation[][] = [];
+    for (const [l, make] of this.ffns.entries()) {
+      const mode = MODES[request[at.modes + l]];
+      const cut = { gate: floats[at.gateCuts + l], contribution: floats[at.contributionCuts + l] };
+      const key = `${mode} ${cut.gate} ${cut.contribution}`;
+      let operations = this.made[l].get(key);
+      if (!operations) this.made[l].set(key, (operations = await make(mode, cut)));
+      all.push(operations);
+    }
+    return all;
   }
 
   private takeLogits(content: Int32Array, answer: Int32Array): void {
@@ -243,6 +280,12 @@ export class WholeModel {
       write(from, from + used);
     }
   }
+}
+
+/** A layer that the plan predicts; null: it has no predictor here. */
+function predictedLayer(plan: FfnPlan | null, l: number): LayerPlan | null {
+  const layer = plan?.layers[l];
+  return layer?.predictor && layer.mode === 'predicted' ? layer : null;
 }
 
 /** [context][rotaryDims / 2] cos and sin, as engine/load.ts fills them. */
