@@ -50,6 +50,7 @@ export function cutRows({ rows, stride }: RowShape, maxBytes: number): [first: n
 /**
  * A matrix on its way to the GPU.
  * @param read the bytes from an offset on: whole rows
+ * @param maxBytes of one part
  * @throws HybridError OUT_OF_MEMORY when the device has no room; what was made is given back
  */
 export async function uploadRows(
@@ -57,12 +58,12 @@ export async function uploadRows(
   label: string,
   shape: RowShape,
   read: ReadPiece,
+  maxBytes = Math.min(gpu.facts.maxBindingBytes, gpu.facts.maxBufferBytes),
 ): Promise<GpuRows> {
   const { stride } = shape;
   const parts: RowPart[] = [];
-  const { maxBindingBytes, maxBufferBytes } = gpu.facts;
   try {
-    for (const [first, rows] of cutRows(shape, Math.min(maxBindingBytes, maxBufferBytes))) {
+    for (const [first, rows] of cutRows(shape, maxBytes)) {
       const buffer = await createStorage(gpu, label, rows * stride);
       parts.push({ buffer, first, rows });
       await upload(gpu, buffer, rows * stride, (piece, at) => read(piece, first * stride + at), stride);
