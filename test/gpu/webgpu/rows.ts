@@ -13,6 +13,7 @@ import {
   sketchBits,
   sketchRowBytes,
   type RowFormat,
+  type WeightFormat,
 } from '../../../src/kernels/layout.js';
 import { normals, random } from '../../kernels/samples.js';
 
@@ -57,3 +58,31 @@ export const uploadTestRows = (gpu: GpuDevice, rows: TestRows, maxBytes?: number
     (piece, at) => piece.set(rows.bytes.subarray(at, at + piece.length)),
     maxBytes,
   );
+
+/** Makes rows unusable: every byte 0xff, which is NaN in an f32 and in a group's scale. */
+export function poisonRows({ bytes, stride, rows }: TestRows, which: (row: number) => boolean): void {
+  for (let r = 0; r < rows; r++) if (which(r)) bytes.fill(0xff, r * stride, (r + 1) * stride);
+}
+
+export interface TestRecords {
+  /** The records as rows: `values` are those of the up rows. */
+  rows: TestRows;
+  downOffset: number;
+  /** [neurons] of [cols] */
+  downValues: number[][];
+}
+
+/** Records as the pack has them: an up row, then a down row. */
+export function recordsOf(format: WeightFormat, neurons: number, cols: number, seed: number): TestRecords {
+  const [up, down] = [rowsOf(format, neurons, cols, seed), rowsOf(format, neurons, cols, seed + 500)];
+  const bytes = new Uint8Array(2 * up.bytes.length);
+  for (let r = 0; r < neurons; r++) {
+    bytes.set(up.bytes.subarray(r * up.stride, (r + 1) * up.stride), 2 * r * up.stride);
+    bytes.set(down.bytes.subarray(r * up.stride, (r + 1) * up.stride), (2 * r + 1) * up.stride);
+  }
+  return {
+    rows: { ...up, stride: 2 * up.stride, bytes },
+    downOffset: up.stride,
+    downValues: down.values,
+  };
+}
