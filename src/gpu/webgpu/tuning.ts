@@ -2,6 +2,14 @@
  * How kernels are cut into work-groups on a device. Nothing here changes a result: a row's sum is added in the
  * order that kernels/unit.ts fixes, whatever the tile; so tuning (tune.ts) may choose freely.
  */
+import { createHash } from 'node:crypto';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+
+import { z } from 'zod';
+
+import { writeFileAtomic } from '../../io/atomic-write.js';
+import { cacheDir } from '../../io/paths.js';
 import type { AdapterFacts } from './device.js';
 
 export interface Tile {
@@ -44,4 +52,45 @@ export function defaultTuning(facts: AdapterFacts): Tuning {
     downWords: 1,
     shuffleLanes: 1,
   };
+}
+
+// ---- kept between runs -------------------------------------------------------------------------------
+
+const units = z.number().int().min(1).max(32);
+const rows = z.number().int().min(1).max(16);
+const tile = z.strictObject({ units, rows });
+const SCHEMA: z.ZodType<Tuning> = z.strictObject({
+  single: tile,
+  batch: z.strictObject({ units, rows, tokens: rows }),
+  list: tile,
+  downWords: z.union([z.literal(1), z.literal(2), z.literal(4)]),
+  shuffleLanes: z.union([1, 2, 4, 8, 16, 32].map((n) => z.literal(n as Tuning['shuffleLanes']))),
+});
+
+/** A device's own file: another driver may call itself otherwise, and is tuned again then. */
+export function tuningPath({ name, vendor, architecture }: AdapterFacts): string {
+  const key = createHash('sha256')
+    .update(JSON.stringify([name, vendor, architecture]))
+    .digest('hex');
+  return join(cacheDir(), 'gpu-tuning', `${key.slice(0, 16)}.json`);
+}
+
+/** What `doctor --tune-gpu` found for this device; the default where it was not run, or its file is no use. */
+export function tuningFor(facts: AdapterFacts): Tuning {
+  const plain = defaultTuning(facts);
+  try {
+    const kept = SCHEMA.parse(JSON.parse(readFileSync(tuningPath(facts), 'utf8')));
+    const widest = Math.max(kept.single.units, kept.batch.units, kept.list.units) * 32;
+    const shuffles = kept.shuffleLanes === 1 || kept.shuffleLanes <= (facts.subgroups?.min ?? 1);
+    return widest <= facts.maxWorkgroupInvocations && shuffles ? kept : plain;
+  } catch {
+    return plain;
+  }
+}
+
+export async function keepTuning(facts: AdapterFacts, tuning: Tuning): Promise<string> {
+  const path = tuningPath(facts);
+  mkdirSync(dirname(path), { recursive: true });
+  await writeFileAtomic(path, `${JSON.stringify(tuning)}\n`);
+  return path;
 }
