@@ -14,11 +14,11 @@ const PIECES_UNDER_WAY = 4;
  * @throws HybridError OUT_OF_MEMORY when the device has no room
  */
 export const createStorage = (gpu: GpuDevice, label: string, bytes: number): Promise<GPUBuffer> =>
-  create(gpu, label, bytes, BufferUsage.STORAGE | BufferUsage.COPY_DST | BufferUsage.COPY_SRC);
+  createBuffer(gpu, label, bytes, BufferUsage.STORAGE | BufferUsage.COPY_DST | BufferUsage.COPY_SRC);
 
 /** As createStorage; dispatches can take their work-groups from it too. */
 export const createIndirect = (gpu: GpuDevice, label: string, bytes: number): Promise<GPUBuffer> =>
-  create(
+  createBuffer(
     gpu,
     label,
     bytes,
@@ -32,12 +32,18 @@ export async function createUniform(
   words: Uint32Array | readonly number[],
 ): Promise<GPUBuffer> {
   const bytes = Math.ceil(words.length / 4) * 16;
-  const buffer = await create(gpu, label, bytes, BufferUsage.UNIFORM | BufferUsage.COPY_DST);
+  const buffer = await createBuffer(gpu, label, bytes, BufferUsage.UNIFORM | BufferUsage.COPY_DST);
   gpu.raw.queue.writeBuffer(buffer, 0, Uint32Array.from(words));
   return buffer;
 }
 
-async function create(gpu: GpuDevice, label: string, bytes: number, usage: number): Promise<GPUBuffer> {
+/** A buffer for any use. @throws HybridError OUT_OF_MEMORY when the device has no room */
+export async function createBuffer(
+  gpu: GpuDevice,
+  label: string,
+  bytes: number,
+  usage: number,
+): Promise<GPUBuffer> {
   gpu.check();
   const size = Math.max(4, Math.ceil(bytes / 4) * 4);
   const full = (cause?: unknown): HybridError =>
@@ -123,7 +129,7 @@ export class Readback {
 
   static async create(gpu: GpuDevice, label: string, bytes: number): Promise<Readback> {
     const usage = BufferUsage.MAP_READ | BufferUsage.COPY_DST;
-    return new Readback(gpu, await create(gpu, label, bytes, usage));
+    return new Readback(gpu, await createBuffer(gpu, label, bytes, usage));
   }
 
   /** Adds the copy of `bytes` (a multiple of 4) to a step. */

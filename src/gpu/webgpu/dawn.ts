@@ -65,7 +65,8 @@ async function createInstance(): Promise<GPU> {
   }
   try {
     const { create } = await import('webgpu');
-    return create([]);
+    // Timestamps are rounded to 0.1 ms for web pages' sake, which is longer than a kernel takes.
+    return create(['disable-dawn-features=timestamp_quantization']);
   } catch (cause) {
     const message = cause instanceof Error ? cause.message : String(cause);
     throw new HybridError(
