@@ -4,10 +4,10 @@ import { Engine } from '../../../src/engine/engine.js';
 import { unsupportedWhole } from '../../../src/gpu/webgpu/fits.js';
 import { openModel } from '../../../src/model/open-model.js';
 import { openPack } from '../../../src/pack/reader.js';
-import { baseConfig, writeModel } from '../../helpers/any-model.js';
+import { baseConfig, randomTensors, writeModel } from '../../helpers/any-model.js';
 import { ROWS } from '../../helpers/architecture-rows.js';
 import { writeTinyFolder } from '../../helpers/tiny-models.js';
-import { GREEDY, packOf, removePacks } from '../../engine/open.js';
+import { DEMO, GREEDY, packOf, removePacks } from '../../engine/open.js';
 import { sketchPlan } from '../../engine/plans.js';
 import { reason } from './adapter.js';
 import { distance, openOnGpu, TINY } from './open.js';
@@ -34,41 +34,65 @@ const open = async (folder: string, quant: 'f32' | 'q8' | 'q4', options = {}) =>
   Engine.open(openPack(await packOf(folder, quant)), { ...TINY, ...options });
 
 describe.skipIf(reason !== null)(`whole models on WebGPU${reason ? ` (skipped: ${reason})` : ''}`, () => {
-  it.each(MODELS)('computes what the CPU computes: %s', async (_, architecture, fields) => {
-    const folder = writeModel(baseConfig(architecture, fields));
-    const source = await openModel(folder);
-    const shape = { contextLength: 64, slots: 4, kvPages: 5, kvFormat: 'f32' as const };
-    const refused = unsupportedWhole(source.config, shape);
-    await source.close();
-    if (refused !== null) return expect(refused).toMatch(/mixtures of experts|a norm between x1/);
-    const cpu = await open(folder, 'f32');
-    const { engine, close } = await openOnGpu(folder, 'f32', 'whole');
-    const [a, b] = [await cpu.logits({ tokens: TOKENS }), await engine.logits({ tokens: TOKENS })];
-    expect(distance(b.logits, a.logits)).toBeLessThan(TOLERANCE.f32);
-    const request = { prompt: TOKENS.slice(0, 9), maxTokens: 8, sampling: GREEDY };
-    const [x, y] = [await cpu.generate(request), await engine.generate(request)];
-    expect(y.tokens).toEqual(x.tokens);
-    await Promise.all([cpu.close(), close()]);
-  }, 120_000);
+  it.each(MODELS)(
+    'computes what the CPU computes: %s',
+    async (_, architecture, fields) => {
+      const folder = writeModel(baseConfig(architecture, fields));
+      const source = await openModel(folder);
+      const shape = { contextLength: 64, slots: 4, kvPages: 5, kvFormat: 'f32' as const };
+      const refused = unsupportedWhole(source.config, shape);
+      await source.close();
+      if (refused !== null) return expect(refused).toMatch(/mixtures of experts|a norm between x1/);
+      const cpu = await open(folder, 'f32');
+      const { engine, close } = await openOnGpu(folder, 'f32', 'whole');
+      const [a, b] = [await cpu.logits({ tokens: TOKENS }), await engine.logits({ tokens: TOKENS })];
+      expect(distance(b.logits, a.logits)).toBeLessThan(TOLERANCE.f32);
+      const request = { prompt: TOKENS.slice(0, 9), maxTokens: 8, sampling: GREEDY };
+      const [x, y] = [await cpu.generate(request), await engine.generate(request)];
+      expect(y.tokens).toEqual(x.tokens);
+      await Promise.all([cpu.close(), close()]);
+    },
+    120_000,
+  );
+
+  it.each(['q8', 'q4'] as const)(
+    'is near the CPU with the demo model in %s',
+    async (quant) => {
+      const cpu = await open(DEMO, quant);
+      const { engine, close } = await openOnGpu(DEMO, quant, 'whole');
+      const tokens = [355, 278, 289, 690];
+      const [a, b] = [await cpu.logits({ tokens }), await engine.logits({ tokens })];
+      expect(distance(b.logits, a.logits)).toBeLessThan(TOLERANCE[quant]);
+      await Promise.all([cpu.close(), close()]);
+    },
+    120_000,
+  );
 
   describe('with FFN modes', () => {
     const folder = writeTinyFolder({ attentionBias: true });
 
-    it.each(['f32', 'q8', 'q4'] as const)('computes dense, exact and predicted FFNs of %s packs', async (quant) => {
-      const plan = await sketchPlan(folder);
-      const cpu = await open(folder, quant, { plan, ffn: 'predicted' });
-      const { engine, close } = await openOnGpu(folder, quant, 'whole', { plan, ffn: 'predicted' });
-      const all = await cpu.logits({ tokens: TOKENS });
-      const predicted = await engine.logits({ tokens: TOKENS });
-      expect(distance(predicted.logits, all.logits)).toBeLessThan(TOLERANCE[quant]);
-      if (quant === 'f32') expect(predicted.layers).toEqual(all.layers);
-      for (const ffn of ['dense', 'exact'] as const) {
-        const [a, b] = [await cpu.logits({ tokens: TOKENS, ffn }), await engine.logits({ tokens: TOKENS, ffn })];
-        expect(distance(b.logits, a.logits)).toBeLessThan(TOLERANCE[quant]);
-        if (quant === 'f32') expect(b.layers).toEqual(a.layers);
-      }
-      await Promise.all([cpu.close(), close()]);
-    }, 120_000);
+    it.each(['f32', 'q8', 'q4'] as const)(
+      'computes dense, exact and predicted FFNs of %s packs',
+      async (quant) => {
+        const plan = await sketchPlan(folder);
+        const cpu = await open(folder, quant, { plan, ffn: 'predicted' });
+        const { engine, close } = await openOnGpu(folder, quant, 'whole', { plan, ffn: 'predicted' });
+        const all = await cpu.logits({ tokens: TOKENS });
+        const predicted = await engine.logits({ tokens: TOKENS });
+        expect(distance(predicted.logits, all.logits)).toBeLessThan(TOLERANCE[quant]);
+        if (quant === 'f32') expect(predicted.layers).toEqual(all.layers);
+        for (const ffn of ['dense', 'exact'] as const) {
+          const [a, b] = [
+            await cpu.logits({ tokens: TOKENS, ffn }),
+            await engine.logits({ tokens: TOKENS, ffn }),
+          ];
+          expect(distance(b.logits, a.logits)).toBeLessThan(TOLERANCE[quant]);
+          if (quant === 'f32') expect(b.layers).toEqual(a.layers);
+        }
+        await Promise.all([cpu.close(), close()]);
+      },
+      120_000,
+    );
 
     it('gives a text that does not depend on what runs beside it, or how its prompt is cut', async () => {
       const { engine, close } = await openOnGpu(folder, 'q8', 'whole', { ffn: 'exact' });
@@ -80,7 +104,8 @@ describe.skipIf(reason !== null)(`whole models on WebGPU${reason ? ` (skipped: $
       });
       const prompts = [TOKENS.slice(0, 5), TOKENS.slice(3, 24), TOKENS.slice(10, 12)];
       const alone = [];
-      for (const [i, prompt] of prompts.entries()) alone.push((await engine.generate(request(prompt, i))).tokens);
+      for (const [i, prompt] of prompts.entries())
+        alone.push((await engine.generate(request(prompt, i))).tokens);
       const together = await Promise.all(prompts.map((prompt, i) => engine.generate(request(prompt, i))));
       expect(together.map(({ tokens }) => tokens)).toEqual(alone);
       await close();
@@ -143,10 +168,18 @@ describe.skipIf(reason !== null)(`whole models on WebGPU${reason ? ` (skipped: $
 
     it('fails the sequence whose numbers are not finite, and no other', async () => {
       const config = baseConfig('LlamaForCausalLM', {});
-      const broken = writeModel({ ...config, rms_norm_eps: 1e-5 });
-      const { engine, close } = await openOnGpu(broken, 'f32', 'whole');
-      const run = await engine.generate({ prompt: [3, 4], maxTokens: 2, sampling: GREEDY });
-      expect(run.tokens).toHaveLength(2);
+      const tensors = randomTensors(config);
+      // The embedding of token 7.
+      tensors.get('model.embed_tokens.weight')!.data.fill(1e38, 7 * 32, 8 * 32);
+      const { engine, close } = await openOnGpu(writeModel(config, tensors), 'f32', 'whole');
+      const request = (prompt: number[]) => ({ prompt, maxTokens: 6, sampling: GREEDY });
+      const [good, bad] = await Promise.allSettled([
+        engine.generate(request([3, 4])),
+        engine.generate(request([3, 7])),
+      ]);
+      expect(bad).toMatchObject({ status: 'rejected', reason: { code: 'NUMERIC' } });
+      expect(good).toMatchObject({ status: 'fulfilled' });
+      expect((await engine.generate(request([3, 4]))).tokens).toHaveLength(6);
       await close();
     }, 60_000);
   });
