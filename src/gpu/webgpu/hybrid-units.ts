@@ -14,7 +14,7 @@ import { encodePass } from './kernel.js';
 import { rowDot } from './kernels/row-dot.js';
 import type { Operation } from './operation.js';
 import { uploadSection, vectorStride } from './rows.js';
-import { defaultTuning, type Tuning } from './tuning.js';
+import { tuningFor, type Tuning } from './tuning.js';
 
 export interface HybridUnitsOptions {
   header: PackHeader;
@@ -63,7 +63,7 @@ export class HybridUnits {
     };
     const back = await Readback.create(gpu, 'y', T * outputs * 4);
     const made = new HybridUnits(gpu, shared, back);
-    const tuning = defaultTuning(gpu.facts);
+    const tuning = tuningFor(gpu.facts);
     const source = { fd: options.fd, read: packReader(options.fd, options.packPath), header };
     for (const unit of units) {
       const [before, began] = [gpu.allocatedBytes, performance.now()];

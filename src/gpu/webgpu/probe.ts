@@ -6,7 +6,7 @@ import { GpuDevice } from './device.js';
 import { encodePass, type Dispatch, type KernelText } from './kernel.js';
 import { rowDot } from './kernels/row-dot.js';
 import { cutRows, vectorStride, type GpuRows } from './rows.js';
-import { defaultTuning } from './tuning.js';
+import { tuningFor } from './tuning.js';
 
 /** Runs whose median is the crossing; the first ones compile shaders and are left out. */
 const WARM_RUNS = 3;
@@ -99,7 +99,7 @@ async function bandwidth(gpu: GpuDevice, crossingMs: number): Promise<number> {
     const out = await createStorage(gpu, 'out', rows * 4);
     const product = await rowDot(
       gpu,
-      defaultTuning(gpu.facts),
+      tuningFor(gpu.facts),
       matrix,
       { outStride: rows },
       { x, step, out },

@@ -43,7 +43,7 @@ import type { Piece } from './piece.js';
 import { uploadSection, type GpuRows } from './rows.js';
 import { createScratch, type TokenScratch } from './scratch.js';
 import { TokenProgram, type TokenEnds } from './token-program.js';
-import { defaultTuning } from './tuning.js';
+import { tuningFor } from './tuning.js';
 import { uploadVectors, VectorFile } from './vectors.js';
 
 type MakeFfn = (mode: FfnMode, cut: ActivationCut) => Promise<Operation[]>;
@@ -102,7 +102,7 @@ export class WholeModel {
     const scratch = await createScratch(gpu, config, block.parallel, T, layout.request.words);
     const cache = { kvPages, kvFormat, tablePages: shape.tablePages };
     const angles = await createFrom(gpu, 'angles', angleTable(header, options.contextLength));
-    const tuning = defaultTuning(gpu.facts);
+    const tuning = tuningFor(gpu.facts);
     const program = new TokenProgram(gpu, config, scratch, layout.request, cache, angles, tuning);
 
     const vectors = new VectorFile(read);

@@ -122,7 +122,10 @@ describe.skipIf(reason !== null)(
         const xs = await createFrom(gpu, 'x', padded(x, WIDTH, STRIDE));
         const fs = await createFrom(gpu, 'f', padded(f, WIDTH, STRIDE));
         const out = await createStorage(gpu, 'out', rows * STRIDE * 4);
-        const buffers = [await words([0, 2, 0]), await createFrom(gpu, 'vectors', vectors), xs];
+        const weights = await createFrom(gpu, 'vectors', vectors);
+        const buffers = [await words([0, 2, 0]), weights];
+        if (shape.out !== null && shape.out !== 'copy') buffers.push(weights);
+        buffers.push(xs);
         if (shape.branch) buffers.push(fs);
         if (shape.out !== null) buffers.push(out);
         const count = want.out ? want.out.length / WIDTH : rows;

@@ -54,7 +54,7 @@ export function normKernel(shape: NormShape): KernelText {
     if (!shape.layerNorm) {
       return /* wgsl */ `
   { var sum = 0.0;${each(`sum += ${v}[e] * ${v}[e];`)}
-    let factor = 1.0 / sqrt(total(sum, lane) / f32(WIDTH) + EPSILON);${each(
+    let factor = scaleFor(total(sum, lane) / f32(WIDTH));${each(
       `${v}[e] = ${v}[e] * factor * ${vectors}[${weight}u + i]${shift};`,
     )} }`;
     }
@@ -62,7 +62,7 @@ export function normKernel(shape: NormShape): KernelText {
   { var sum = 0.0;${each(`sum += ${v}[e];`)}
     let mean = total(sum, lane) / f32(WIDTH);
     var squares = 0.0;${each(`let y = ${v}[e] - mean; squares += y * y;`)}
-    let factor = 1.0 / sqrt(total(squares, lane) / f32(WIDTH) + EPSILON);${each(
+    let factor = scaleFor(total(squares, lane) / f32(WIDTH));${each(
       `${v}[e] = (${v}[e] - mean) * factor * ${vectors}[${weight}u + i]${shift};`,
     )} }`;
   };
@@ -72,6 +72,12 @@ export function normKernel(shape: NormShape): KernelText {
   const changes = branch !== null || sum !== null || shape.bias >= 0;
   const code = /* wgsl */ `
 ${REDUCTION}
+/** 1 / sqrt(square + eps); of what is no finite number NaN, which reaches the logits and is noticed there. */
+fn scaleFor(square: f32) -> f32 {
+  let bits = bitcast<u32>(square);
+  if ((bits & 0x7f800000u) == 0x7f800000u) { return bitcast<f32>(bits | 0x7fc00000u); }
+  return 1.0 / sqrt(square + EPSILON);
+}
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let t = group.x;
