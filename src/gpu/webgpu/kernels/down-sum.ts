@@ -127,7 +127,7 @@ export function downSumText(shape: DownSumShape): KernelText {
     bindings,
     code: `
 ${code}
-var<workgroup> ends: array<u32, SLICE>;
+var<workgroup> mask: array<atomic<u32>, SLICE / 32u>;
 var<workgroup> records: array<u32, SLICE>;
 var<workgroup> factors: array<f32, SLICE>;
 var<workgroup> teams: array<vec4<f32>, ${TEAMS * TEAM * perThread}>;
@@ -154,23 +154,25 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       kept = select(0u, 1u, factor != 0.0 || is_nan(factor));
       ${listed && cut ? 'if (id - part.x >= part.y) { kept = 0u; }' : ''}
     }
-    ends[thread] = kept;
+    if (kept == 1u) { atomicOr(&mask[thread / 32u], 1u << (thread % 32u)); }
   }
-  for (var step = 1u; step < SLICE; step *= 2u) {
-    workgroupBarrier();
-    var before = 0u;
-    if (thread >= step && thread < SLICE) { before = ends[thread - step]; }
-    workgroupBarrier();
-    if (thread < SLICE) { ends[thread] += before; }
+  workgroupBarrier();
+  // An entry's place is how many of those before it are kept.
+  var entries = 0u;
+  var place = 0u;
+  for (var word = 0u; word < SLICE / 32u; word++) {
+    let bits = atomicLoad(&mask[word]);
+    if (word < thread / 32u) { place += countOneBits(bits); }
+    if (word == thread / 32u) { place += countOneBits(bits & ((1u << (thread % 32u)) - 1u)); }
+    entries += countOneBits(bits);
   }
   if (kept == 1u) {
-    records[ends[thread] - 1u] = id - part.x;
-    factors[ends[thread] - 1u] = factor;
+    records[place] = id - part.x;
+    factors[place] = factor;
   }
   workgroupBarrier();
 
   // ---- their sum: a team takes every fourth
-  let entries = ends[SLICE - 1u];
   ${list(perThread, (i) => `var sum_${i} = vec4<f32>();`, '\n  ')}
   if (element < ELEMENTS) {
     let g = element * ${words}u / ${groupOf}u;
