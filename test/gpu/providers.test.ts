@@ -42,11 +42,12 @@ describe('selectProvider', () => {
 
 describe('probeProvider', () => {
   it.skipIf(missing !== null)(
-    'proves the placement of a working adapter and measures a crossing',
+    'proves a working adapter by a kernel and measures a crossing',
     async () => {
       const probe = await probeProvider('webgpu');
-      expect(probe).toMatchObject({ ok: true, reason: 'proof run placed Relu: WebGpuExecutionProvider' });
-      expect(probe.report).toMatchObject({ packed: true });
+      expect(probe.ok).toBe(true);
+      expect(probe.reason).toMatch(/^proof run on (the|a software) adapter ./);
+      expect(probe.report).toMatchObject({ packed: true, nodes: [] });
       expect(probe.report!.crossingUs).toBeGreaterThan(0);
     },
   );
