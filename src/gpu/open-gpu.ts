@@ -212,13 +212,13 @@ async function decide(options: OpenGpuOptions, chosen: ProviderProbe, budget: nu
 }
 
 function wholeThatFits(
-  { pack, whole, ffnOnly, maxTokens }: OpenGpuOptions,
+  { pack, plan, whole, ffnOnly, maxTokens }: OpenGpuOptions,
   { provider }: ProviderProbe,
   budget: number,
 ): WholeShape | null {
   if (provider !== 'webgpu' || !whole || ffnOnly) return null;
   if (unsupportedWhole(pack.header.config, whole) !== null) return null;
-  return wholeBytes(pack.header, whole, maxTokens) <= budget ? whole : null;
+  return wholeBytes(pack.header, whole, maxTokens, plan) <= budget ? whole : null;
 }
 
 function hardware(options: OpenGpuOptions, { report }: ProviderProbe): PlacementHardware {

@@ -122,6 +122,9 @@ export async function uploadFfn(
 ): Promise<Omit<FfnParts, 'predictor' | 'norms'>> {
   const layer = header.layers[l];
   const { gated } = header.config.block.ffn;
+  const { maxBindingBytes, maxBufferBytes } = gpu.facts;
+  const widest = Math.max(layer.ffn.stride, layer.gate.stride);
+  const rowsBound = Math.floor(Math.min(maxBindingBytes, maxBufferBytes) / widest);
   const vector = async (section: PackSection | null): Promise<GPUBuffer | null> => {
     if (!section) return null;
     const all = new Float32Array(section.cols);
@@ -129,8 +132,9 @@ export async function uploadFfn(
     return createFrom(gpu, name, ids ? Float32Array.from(ids, (id) => all[id]) : all);
   };
   return {
-    gate: await uploadSection(gpu, `gates, ${name}`, fd, layer.gate, ids),
-    records: await uploadSection(gpu, `records, ${name}`, fd, layer.ffn, ids),
+    // S2 wants both cut at the same rows: records are the larger ones.
+    gate: await uploadSection(gpu, `gates, ${name}`, fd, layer.gate, ids, rowsBound * layer.gate.stride),
+    records: await uploadSection(gpu, `records, ${name}`, fd, layer.ffn, ids, rowsBound * layer.ffn.stride),
     downOffset: gated ? rowBytes(layer.ffn.format, header.config.hiddenSize) : 0,
     gated,
     gateBias: await vector(layer.gateBias),

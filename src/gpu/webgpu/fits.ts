@@ -1,10 +1,12 @@
 /** What a whole model on a WebGPU device takes, and what it must be like. Headers decide; nothing is loaded. */
+import type { FfnPlan, QuantRows } from '../../engine/ffn-plan.js';
 import { gpuStepLayout, stepShapeOf } from '../../engine/gpu-step.js';
 import type { KvFormat } from '../../kernels/kernels.js';
 import { KV_PAGE } from '../../kernels/layout.js';
 import { embeddingSize, rotaryDims } from '../../model/block.js';
 import type { ModelConfig } from '../../model/types.js';
 import type { PackHeader, PackLayer, PackSection } from '../../pack/types.js';
+import { ffnScratchBytes } from './ffn.js';
 import { ATTENTION_SPAN } from './kernels/attention.js';
 import { kvRowWords } from './kernels/heads.js';
 import { vectorStride } from './rows.js';
@@ -31,7 +33,12 @@ export function unsupportedWhole(config: ModelConfig, { kvFormat }: WholeShape):
 }
 
 /** Device bytes: weights, KV cache, and what a step of `batchTokens` rows works in. */
-export function wholeBytes(header: PackHeader, shape: WholeShape, batchTokens: number): number {
+export function wholeBytes(
+  header: PackHeader,
+  shape: WholeShape,
+  batchTokens: number,
+  plan: FfnPlan | null,
+): number {
   const { config } = header;
   const { heads, kvHeads, headDim, hiddenSize, intermediateSize, vocabSize, layers } = config;
   const { request, answer } = gpuStepLayout(stepShapeOf({ ...shape, header, batchTokens }));
@@ -46,13 +53,22 @@ export function wholeBytes(header: PackHeader, shape: WholeShape, batchTokens: n
     (heads + 2 * kvHeads) * headDim +
     vectorStride(heads * headDim) +
     vectorStride(embeddingSize(config)) +
-    vocabSize +
-    FFN_VECTORS * intermediateSize;
-  return weights + kv + angles + 4 * (batchTokens * row + request.words + answer.words);
+    vocabSize;
+  const predictors = (plan?.layers ?? []).flatMap(({ mode, predictor }) =>
+    predictor && mode === 'predicted' ? [predictor] : [],
+  );
+  const rank = Math.max(0, ...predictors.map((p) => p.rank));
+  const ofPredictors = predictors.reduce(
+    (total, { fc1, b1, fc2, up, cut }) =>
+      total + [fc1, fc2, up, b1, cut].reduce((bytes, part) => bytes + sizeOf(part), 0),
+    0,
+  );
+  const ffn = ffnScratchBytes(hiddenSize, intermediateSize, rank, batchTokens);
+  return weights + kv + angles + ofPredictors + ffn + 4 * (batchTokens * row + request.words + answer.words);
 }
 
-/** Values a neuron has in a step: gate, up, x1, lists. */
-const FFN_VECTORS = 6;
+const sizeOf = (part: QuantRows | Float32Array | null | undefined): number =>
+  part ? ('data' in part ? part.data.byteLength : part.byteLength) : 0;
 
 const sum = (sections: (PackSection | null)[]): number =>
   sections.reduce((total, section) => total + (section?.bytes ?? 0), 0);

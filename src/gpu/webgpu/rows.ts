@@ -78,6 +78,7 @@ export async function uploadRows(
 /**
  * A section of the pack, straight from its file.
  * @param ids the rows (records) wanted, in this order; null: all
+ * @param maxBytes of one part, below what the device binds
  */
 export function uploadSection(
   gpu: GpuDevice,
@@ -85,10 +86,11 @@ export function uploadSection(
   fd: number,
   section: PackSection,
   ids: Uint32Array | null = null,
+  maxBytes?: number,
 ): Promise<GpuRows> {
   const { format, cols, stride, offset } = section;
   const shape = { format, cols, stride, rows: ids ? ids.length : section.rows };
-  return uploadRows(gpu, label, shape, (piece, at) => {
+  const read: ReadPiece = (piece, at) => {
     if (ids === null) return readFully(fd, piece, offset + at, label);
     // Runs of neighbours are read at once.
     const [first, end] = [at / stride, (at + piece.length) / stride];
@@ -97,7 +99,8 @@ export function uploadSection(
       const part = piece.subarray((i - first) * stride, (next - first) * stride);
       readFully(fd, part, offset + ids[i] * stride, label);
     }
-  });
+  };
+  return uploadRows(gpu, label, shape, read, maxBytes);
 }
 
 function readFully(fd: number, bytes: Uint8Array, position: number, label: string): void {
