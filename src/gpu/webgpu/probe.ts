@@ -97,13 +97,7 @@ async function bandwidth(gpu: GpuDevice, crossingMs: number): Promise<number> {
       parts.push({ buffer: await createStorage(gpu, 'weights', count * stride), first, rows: count });
     const matrix: GpuRows = { ...shape, parts };
     const out = await createStorage(gpu, 'out', rows * 4);
-    const product = await rowDot(
-      gpu,
-      tuningFor(gpu.facts),
-      matrix,
-      { outStride: rows },
-      { x, step, out },
-    );
+    const product = await rowDot(gpu, tuningFor(gpu.facts), matrix, { outStride: rows }, { x, step, out });
     let fastest = Infinity;
     for (let i = 0; i <= BANDWIDTH_RUNS; i++) {
       const start = performance.now();
