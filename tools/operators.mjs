@@ -3,6 +3,7 @@
  * columns), q4, at the densities published for ProSparse models, beside the published GPU speed-ups.
  *
  *     npm run build && node tools/operators.mjs [--threads 2] [--kernels auto] [--rounds 15] [--json]
+ *                      node tools/operators.mjs --gpu [--rounds 30] [--shape 7B] [--json]      (operators-gpu.mjs)
  *
  * Dense reads rows that lie one after the other, its best case; sparse reads half of each active neuron's record,
  * as the engine does. Every round runs all of them in turn on all threads; the layers are rotated, so that the
@@ -10,8 +11,10 @@
  */
 import { once } from 'node:events';
 import { cpus } from 'node:os';
-import { parseArgs } from 'node:util';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+
+import { readFlags } from './flags.mjs';
+import { SHAPES } from './prosparse-card.mjs';
 
 const { createArena } = await import(new URL('../dist/engine/arena.js', import.meta.url));
 const { activationBytes, alignUp, rowBytes } = await import(
@@ -21,43 +24,47 @@ const { adviseHugePages, instantiateKernels, selectKernels } = await import(
   new URL('../dist/kernels/select.js', import.meta.url)
 );
 
-/** Sparsities are ProSparse's (Song et al. 2024, table of acceleration); speed-ups of S2 and S3 on an A100. */
-const SHAPES = [
-  {
-    name: '7B: d 4096, nFf 11008',
-    d: 4096,
-    nFf: 11_008,
-    sparsities: [0.6698, 0.8811, 0.8932, 0.9146],
-    published: { 0.8932: [2.0, 1.51] },
-  },
-  {
-    name: '13B: d 5120, nFf 13824',
-    d: 5120,
-    nFf: 13_824,
-    sparsities: [0.7156, 0.8797, 0.888],
-    published: { 0.888: [2.44, 1.7] },
-  },
-];
 /** Together more than the last-level cache of any server. */
 const LAYERS = 8;
+
+const USAGE = `node tools/operators.mjs [--threads <n>] [--kernels auto|native|wasm|reference] [--rounds <n>]
+node tools/operators.mjs --gpu [--rounds <n>]
+both: [--shape 7B|13B] [--json]`;
 
 if (isMainThread) await main();
 else await work();
 
 async function main() {
   const text = { type: 'string' };
-  const { values } = parseArgs({
-    options: {
-      threads: { ...text, default: String(cpus().length) },
-      kernels: { ...text, default: 'auto' },
-      rounds: { ...text, default: '15' },
-      json: { type: 'boolean', default: false },
-    },
-  });
-  const threads = Number(values.threads);
+  const options = { threads: text, kernels: text, rounds: text, shape: text };
+  const flags = { gpu: { type: 'boolean' }, json: { type: 'boolean' } };
+  const { values } = readFlags(USAGE, { ...options, ...flags }, ['threads', 'rounds']);
+  const shapes = SHAPES.filter(({ name }) => name.startsWith(values.shape ?? ''));
+  if (shapes.length === 0) {
+    console.error(`error: --shape ${values.shape}: expected 7B or 13B\n\n${USAGE}`);
+    process.exit(2);
+  }
+  if (values.gpu) return gpuMain(shapes, values);
+  await cpuMain(shapes, values);
+}
+
+async function gpuMain(shapes, { rounds, json }) {
+  const { gpuTable, measureGpu } = await import('./operators-gpu.mjs');
+  try {
+    const report = await measureGpu(shapes, rounds ?? null, (step) => console.error(`${step} ...`));
+    console.log(json ? JSON.stringify(report) : gpuTable(report));
+  } catch (error) {
+    if (error.code === undefined) throw error;
+    console.error(`error: ${error.message}\n${error.hint ?? ''}`);
+    process.exitCode = error.exitCode ?? 1;
+  }
+}
+
+async function cpuMain(shapes, { threads = cpus().length, kernels = 'auto', rounds = 15, json }) {
+  const values = { kernels, rounds, json };
   const choice = selectKernels(values.kernels);
   const rows = [];
-  for (const shape of SHAPES) {
+  for (const shape of shapes) {
     const bytes = LAYERS * shape.nFf * 2 * rowBytes('q4', shape.d) + threads * 2 ** 22;
     const memory = createArena(bytes);
     adviseHugePages(choice, memory);
@@ -76,7 +83,7 @@ async function main() {
         ) / 1e3
       );
     };
-    for (const sparsity of shape.sparsities) {
+    for (const { sparsity, setting, s2: s2Gpu, s3: s3Gpu } of shape.rows) {
       const samples = { up: [], s2: [], down: [], s3: [] };
       for (let round = 0; round < Number(values.rounds) + 2; round++) {
         const us = {};
@@ -85,9 +92,9 @@ async function main() {
         if (round >= 2) for (const op of Object.keys(samples)) samples[op].push(us[op]);
       }
       const us = Object.fromEntries(Object.entries(samples).map(([op, list]) => [op, median(list)]));
-      const [s2Gpu, s3Gpu] = shape.published[sparsity] ?? [null, null];
       rows.push({
         shape: shape.name,
+        setting,
         sparsity,
         denseUpUs: us.up,
         s2Us: us.s2,
@@ -116,21 +123,22 @@ async function main() {
     `${cpus()[0].model}, ${choice.name}, ${threads} threads, q4, medians of ${values.rounds} alternating rounds`,
   );
   console.log(
-    '| shape | sparsity | dense up µs | S2 µs | speed-up | published (GPU) | dense down µs | S3 µs | speed-up | published (GPU) |',
+    '| shape | setting | sparsity | dense up µs | S2 µs | speed-up | published (GPU) | dense down µs | S3 µs | speed-up | published (GPU) |',
   );
-  console.log('|---|---|---|---|---|---|---|---|---|---|');
+  console.log('|---|---|---|---|---|---|---|---|---|---|---|');
   for (const r of rows) {
     const cells = [
       r.shape,
+      r.setting,
       r.sparsity,
       r.denseUpUs.toFixed(0),
       r.s2Us.toFixed(0),
       r.s2SpeedUp.toFixed(2),
-      r.s2Published ?? '',
+      r.s2Published.toFixed(2),
       r.denseDownUs.toFixed(0),
       r.s3Us.toFixed(0),
       r.s3SpeedUp.toFixed(2),
-      r.s3Published ?? '',
+      r.s3Published.toFixed(2),
     ];
     console.log(`| ${cells.join(' | ')} |`);
   }

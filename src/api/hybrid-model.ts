@@ -340,7 +340,7 @@ function meanDirection(rows: Float32Array, n: number): Float32Array {
   return Float32Array.from(sum, (value) => value / length);
 }
 
-/** Loaded late: onnxruntime is large, and most models run without it. */
+/** Loaded late: onnxruntime and Dawn are large, and most models run without them. */
 async function startGpu(
   pack: Pack,
   choice: GpuChoice,
@@ -348,7 +348,8 @@ async function startGpu(
   options: EngineOptions,
 ): Promise<OpenedGpu> {
   const { openGpu } = await import('../gpu/open-gpu.js');
-  const { ffn, threads, batchTokens, kvFormat } = resolveOptions(pack.header, options);
+  const resolved = resolveOptions(pack.header, options);
+  const { ffn, threads, batchTokens, contextLength, slots, kvPages, kvFormat } = resolved;
   const { signal, onProgress } = options;
   return openGpu({
     pack,
@@ -359,6 +360,7 @@ async function startGpu(
     lanes: threads,
     maxTokens: batchTokens,
     kvFormat,
+    whole: { contextLength, slots, kvPages, kvFormat },
     signal,
     onUnit: (done, total) => onProgress?.({ stage: 'gpu', done, total, unit: 'steps' }),
   });

@@ -45,6 +45,8 @@ export class Engine {
   private haveNorms = false;
   /** Why the GPU is no longer used; empty while it is. */
   private gpuFailure = '';
+  /** The GPU that failed had the KV cache. */
+  private keysLost = false;
   /** Changes with everything that decides keys and values: what was computed before is not shared any more. */
   private salt = 0;
   /** A salt that nobody else has, for a request that wants everything computed. */
@@ -241,6 +243,7 @@ export class Engine {
     const { signal } = request;
     const tokens: number[] = [];
     const logprobs: TokenLogprob[] | null = request.logprobs === undefined ? null : [];
+    if (request.measureRecall) this.checkRecall();
     if (request.measureRecall) await this.needNorms(signal);
     const { speculate = false } = request;
     const mask = request.mask && AnswerBox.make(Math.ceil(this.layout.config.vocabSize / 32));
@@ -310,6 +313,7 @@ export class Engine {
     const { signal } = request;
     const n = tokens.length;
     signal?.throwIfAborted();
+    if (request.measureRecall) this.checkRecall();
     if (request.measureRecall) await this.needNorms(signal);
     const want = (kind: string, yes: boolean | undefined, width: number): SharedArrayBuffer | null => {
       if (!yes) return null;
@@ -412,6 +416,7 @@ export class Engine {
           this.override ? cutIn(this.override[l], this.layout.config.activation, cuts) : cut,
         ),
         gpu: this.gpuOn && !this.recording,
+        forget: this.takeLoss(),
       }),
       (error) => this.goOnWithoutGpu(error),
     );
@@ -422,8 +427,16 @@ export class Engine {
     const failed = error instanceof HybridError && error.code === 'GPU_FAILED';
     if (!failed || this.gpu?.onFailure !== 'cpu' || this.gpuFailure !== '') return false;
     this.gpuFailure = error.message;
+    this.keysLost = this.gpu.units.whole >= 0;
     this.salt++;
     return true;
+  }
+
+  /** Whether keys and values were lost since the last job began. */
+  private takeLoss(): boolean {
+    const lost = this.keysLost;
+    this.keysLost = false;
+    return lost;
   }
 
   /** Lanes that live, or new ones. @throws HybridError CLOSED */
@@ -478,6 +491,14 @@ export class Engine {
       ids[i] = id;
     }
     return ids;
+  }
+
+  private checkRecall(): void {
+    if (!this.gpuOn || this.gpu!.units.whole < 0) return;
+    throw new UsageError(
+      'recall is not measured while the whole model is on the GPU',
+      'Measure it with --gpu off, or with less --gpu-memory than the model takes.',
+    );
   }
 
   private checkFits(length: number, what: string): void {

@@ -5,6 +5,7 @@
 import type { Ptr } from '../kernels/kernels.js';
 import { beat } from './control.js';
 import { GPU_TIMEOUT_MS, GpuMailbox, type GpuUnits } from './gpu-mailbox.js';
+import type { GpuStepLayout } from './gpu-step.js';
 import type { LaneContext } from './lane-context.js';
 
 const NO_UNITS = { qkv: -1, o: -1, ffn: -1 };
@@ -14,11 +15,18 @@ export interface GpuLink {
   mailbox: GpuMailbox;
   /** Number of the request under way. */
   request: number;
+  /** Of a GPU that holds the whole model (gpu-step.ts); null before its first step. */
+  stepLayout: GpuStepLayout | null;
 }
 
 export function openGpuLink(units: GpuUnits): GpuLink {
   const { buffer, byteOffset, layout, spareCore } = units.mailbox;
-  return { units, mailbox: new GpuMailbox(buffer, byteOffset, layout, spareCore), request: 0 };
+  return {
+    units,
+    mailbox: new GpuMailbox(buffer, byteOffset, layout, spareCore),
+    request: 0,
+    stepLayout: null,
+  };
 }
 
 /** Unit numbers of layer l, -1 where the CPU does the work (all of it when the GPU is off for this job). */
@@ -75,7 +83,8 @@ export function addRows(
   }
 }
 
-function awaitUnit(context: LaneContext): GpuMailbox {
+/** Wait for the unit under way. @throws RuntimeFault GPU_FAILED */
+export function awaitUnit(context: LaneContext): GpuMailbox {
   const { mailbox, request, units } = context.gpu!;
   mailbox.wait(request, units.timeoutMs ?? GPU_TIMEOUT_MS, () => beat(context.control));
   const { beginUs, endUs } = mailbox.lastTimes();

@@ -89,6 +89,8 @@ export interface GpuUnits {
   /** Unit numbers for `post`, -1 where the CPU does the work. */
   layers: { qkv: number; o: number; ffn: number }[];
   lmHead: number;
+  /** A whole step (gpu-step.ts) on a GPU that holds the model and its KV cache; then there are no other units. */
+  whole: number;
   /** Per layer: model ids of the neurons that `ffn` computes, ascending; empty without one. */
   hotNeurons: Uint32Array[];
   /** How long a lane waits for an answer. @default GPU_TIMEOUT_MS; fault tests have less patience */

@@ -56,6 +56,8 @@ export interface ServeJob {
   cuts: ActivationCut[];
   /** Use the GPU units of the layout. */
   gpu: boolean;
+  /** Keys and values of all pages are lost, with the GPU that had them: sequences under way begin again. */
+  forget: boolean;
   /** Only for a job of one `score` sequence without a known prefix. */
   trace: TraceRequest | null;
 }

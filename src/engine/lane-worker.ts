@@ -9,6 +9,7 @@ import { instantiateKernels } from '../kernels/select.js';
 import { LaneInterrupted, Word } from './control.js';
 import { forward } from './forward.js';
 import { openGpuLink } from './gpu-link.js';
+import { gpuHoldsModel, stepOnGpu } from './gpu-step.js';
 import type { LaneJob, LaneMessage, LaneTask, ServeJob } from './jobs.js';
 import { createLaneContext, type LaneContext } from './lane-context.js';
 import { fillDownNorms, fillRopeTables, loadShare } from './load.js';
@@ -108,12 +109,13 @@ function serve({ context, step, sequences }: Lane, job: ServeJob): void {
   });
   context.trace = job.trace && new TraceBuffers(job.trace);
   context.work.reset();
-  sequences?.resume(job.culprit);
+  sequences?.resume(job.culprit, job.forget);
   for (;;) {
     sequences?.fillStep();
     context.barrier.wait();
     if (step.rows === 0) break;
-    forward(context, step);
+    if (gpuHoldsModel(context)) stepOnGpu(context, step);
+    else forward(context, step);
     sequences?.takeResults();
   }
 }

@@ -11,6 +11,7 @@
  * remember (`TokenChooser`) is its window of recent tokens and the state of its random source.
  */
 import { RuntimeFault, UsageError } from '../errors.js';
+import type { Draw } from './step.js';
 import { TopTokens } from './top-tokens.js';
 
 export interface SamplingOptions {
@@ -65,16 +66,20 @@ export interface RandomSource {
   readonly state: number;
 }
 
+const STATE_STEP = 0x6d2b79f5;
+const stateAfter = (state: number, draws: number): number => (state + Math.imul(STATE_STEP, draws)) >>> 0;
+
+/** The number that is drawn when the state becomes `z`. */
+function uniform(z: number): number {
+  z = Math.imul(z ^ (z >>> 15), z | 1);
+  z ^= z + Math.imul(z ^ (z >>> 7), z | 61);
+  return ((z ^ (z >>> 14)) >>> 0) / 2 ** 32;
+}
+
 /** Uniform numbers in [0, 1) from a 32-bit seed (mulberry32: 32 bits of state, period 2^32). */
 export function randomSource(seed: number): RandomSource {
   let state = seed >>> 0;
-  const next = (): number => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let z = state;
-    z = Math.imul(z ^ (z >>> 15), z | 1);
-    z ^= z + Math.imul(z ^ (z >>> 7), z | 61);
-    return ((z ^ (z >>> 14)) >>> 0) / 2 ** 32;
-  };
+  const next = (): number => uniform((state = stateAfter(state, 1)));
   return Object.defineProperty(next, 'state', { get: () => state }) as RandomSource;
 }
 
@@ -175,6 +180,25 @@ export class TokenChooser {
     return token;
   }
 
+  /**
+   * How somebody else can choose in place of `next`, from the logits alone: the likeliest token, or a draw.
+   * @param ahead choices from here on: 0 is the next one
+   * @returns null when it takes more than that: a mask, penalties, a bias, log-probabilities
+   */
+  delegate(ahead: number): 'greedy' | Draw | null {
+    const { temperature, topK, topP, minP, topLogprobs } = this.options;
+    const describes = topLogprobs !== null && topLogprobs !== undefined;
+    if (this.penalises || this.biasIds.length > 0 || describes) return null;
+    if (temperature === 0) return 'greedy';
+    const random = uniform(stateAfter(this.random.state, ahead + 1));
+    return { temperature, topK, topP, minP, random };
+  }
+
+  /** The next choice was made as `delegate` said. */
+  delegated(): void {
+    if (this.options.temperature !== 0) this.random();
+  }
+
   private adjusted(logits: Float32Array, mask: Uint32Array | null): Float32Array {
     const { work, vocabSize } = this.scratch;
     work.set(logits);
@@ -256,6 +280,10 @@ export class TokenChooser {
 }
 
 const DAMAGED = 'The output head or the final norm holds damaged weights; convert the model again.';
+
+/** When all that is known of the logits is that one is NaN or infinite, or that all are -Infinity. */
+export const notFiniteLogits = (): RuntimeFault =>
+  new RuntimeFault('NUMERIC', 'the logits after the output head are no finite numbers', { hint: DAMAGED });
 
 /** Index of the largest value; the first of equals. @throws RuntimeFault NUMERIC on NaN or Infinity */
 export function argmaxFinite(values: Float32Array): number {

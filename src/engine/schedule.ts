@@ -134,6 +134,11 @@ export class Schedule {
     else take(this.queue, s);
   }
 
+  /** Keys and values are lost: everything that runs is computed again. */
+  pauseAll(): void {
+    for (const s of [...this.running]) this.pause(s);
+  }
+
   phase(id: number): SequencePhase {
     return this.get(id).phase;
   }

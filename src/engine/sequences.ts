@@ -14,11 +14,12 @@ import type { Failure, SequenceEvent, SequenceMessage, StopReason } from './jobs
 import type { LaneContext } from './lane-context.js';
 import { PagePool, PageTable } from './pages.js';
 import { rowsOf } from './rows.js';
-import { SamplerScratch, TokenChooser } from './sampler.js';
+import { gpuHoldsModel, MOST_DRAWN } from './gpu-step.js';
+import { notFiniteLogits, SamplerScratch, TokenChooser } from './sampler.js';
 import { Schedule, type PlannedRows, type SequencePages, type StepPlan } from './schedule.js';
 import { addInto, Sequence } from './sequence.js';
 import { Stat, takeCounters } from './stats.js';
-import { RowFlag, type Step } from './step.js';
+import { NOT_CHOSEN, NOT_FINITE, RowFlag, Wanted, type Step } from './step.js';
 
 /** Prompt rows of a step in which others decode, as a share of the whole batch: bounds how long those wait. */
 const PROMPT_SHARE = 1 / 4;
@@ -65,8 +66,9 @@ export class Sequences implements SequencePages {
   /**
    * A job begins. The step of a job that failed computed nothing that counts.
    * @param culprit its failure, when one row of the step is to blame: that row's sequence ends with it
+   * @param forget the keys and values of all pages are gone
    */
-  resume(culprit: Failure | null): void {
+  resume(culprit: Failure | null, forget: boolean): void {
     const row = Atomics.exchange(this.context.control, Word.FAILED_ROW, 0) - 1;
     const slot = culprit && row >= 0 ? this.rows.slot[row] : -1;
     for (const { sequence } of this.step?.rows ?? []) {
@@ -76,6 +78,9 @@ export class Sequences implements SequencePages {
       if (s.slot === slot) this.fail(s, culprit!);
     }
     this.step = null;
+    if (!forget) return;
+    this.schedule.pauseAll();
+    this.pool.clearCache();
   }
 
   /** Rows of the next step; none when no sequence is left. */
@@ -113,9 +118,20 @@ export class Sequences implements SequencePages {
       const answer = position >= s.promptLength ? RowFlag.ANSWER : 0;
       const row = this.rows.add(s.tokenAt(position), position, s.slot, measure | answer);
       if (wantsLogits === 'none' || (wantsLogits === 'last' && i < count - 1)) continue;
-      const output = this.rows.want(row);
+      const output = this.wantOutput(s, row);
       if (s.outputs++ === 0) s.firstOutput = output;
     }
+  }
+
+  /** Of `row`: logits, hidden state, or its token alone where a GPU can choose it. */
+  private wantOutput(s: Sequence, row: number): number {
+    const { score } = s.request;
+    if (score)
+      return this.rows.want(row, (score.logits ? Wanted.LOGITS : 0) | (score.hidden ? Wanted.HIDDEN : 0));
+    const how = s.mask || !gpuHoldsModel(this.context) ? null : s.chooser!.delegate(s.outputs);
+    if (how === 'greedy') return this.rows.want(row, Wanted.GREEDY);
+    const draws = how !== null && how.topK >= 1 && how.topK <= MOST_DRAWN;
+    return draws ? this.rows.want(row, Wanted.DRAW, how) : this.rows.want(row, Wanted.LOGITS);
   }
 
   /** Kernels read the page table in the arena of the layer they work on. */
@@ -217,8 +233,13 @@ export class Sequences implements SequencePages {
   private choose(s: Sequence, output: number, mask: Uint32Array | null): number {
     const { layout, shared, arenas } = this.context;
     const at = (shared.logits + output * shared.rowLogits) >>> 2;
-    const logits = arenas[layout.globalsArena].f32.subarray(at, at + layout.config.vocabSize);
-    const token = s.chooser!.next(logits, mask);
+    const chosen = this.rows.chosen[output];
+    let token = chosen;
+    if (chosen === NOT_FINITE) throw notFiniteLogits();
+    if (chosen === NOT_CHOSEN) {
+      const logits = arenas[layout.globalsArena].f32.subarray(at, at + layout.config.vocabSize);
+      token = s.chooser!.next(logits, mask);
+    } else s.chooser!.delegated();
     if (s.choices++ === 0) s.firstChoice = performance.now();
     s.noteLogprobs(token);
     return token;

@@ -36,6 +36,7 @@ export interface ServeSettings {
   modes: FfnMode[];
   cuts: ActivationCut[];
   gpu: boolean;
+  forget: boolean;
 }
 
 interface Open extends SequenceHandlers {

@@ -1,12 +1,22 @@
 /** The main thread's side of the GPU: starts the worker with a placement, knows what it holds, ends it. */
 import { Worker } from 'node:worker_threads';
 
-import { GpuMailbox, GpuState, type GpuUnits } from '../engine/gpu-mailbox.js';
+import {
+  GpuMailbox,
+  GpuState,
+  mailboxLayout,
+  type GpuUnits,
+  type MailboxLayout,
+} from '../engine/gpu-mailbox.js';
+import { gpuStepLayout, stepShapeOf } from '../engine/gpu-step.js';
+import type { FfnPlan } from '../engine/ffn-plan.js';
 import { HybridError, type ErrorCode } from '../errors.js';
 import { workerUrl } from '../io/worker-path.js';
 import type { Pack } from '../pack/types.js';
 import { hasSpareCore, MAX_ROWS, type GpuProvider } from './providers.js';
+import type { GpuWeights } from '../profiler/gpu-bytes.js';
 import { engineUnits, planUnits, unitsMailbox, type GpuPlacement, type GpuUnit } from './hot-ffn.js';
+import type { WholeShape } from './webgpu/fits.js';
 import type { GpuWorkerData, GpuWorkerMessage } from './gpu-worker.js';
 
 /**
@@ -27,9 +37,12 @@ const CUBLAS_WORKSPACE = ':16:8';
 
 export interface GpuHostOptions {
   pack: Pack;
-  placement: GpuPlacement;
-  /** `cpu` runs the same graphs on onnxruntime's CPU provider: for tests. */
+  /** What lives there. A whole model: WebGPU only. */
+  placement: GpuPlacement | { whole: WholeShape };
+  /** `cpu` runs onnxruntime's graphs on its CPU provider: for tests. */
   provider: GpuProvider | 'cpu';
+  /** Predictors and cuts of a whole model. */
+  plan?: FfnPlan | null;
   deviceId?: number;
   /** Most tokens a lane posts at once. */
   maxTokens: number;
@@ -43,51 +56,33 @@ export interface GpuHostOptions {
 }
 
 export class GpuHost {
-  /** For the lanes. */
-  readonly engine: GpuUnits;
-  /** Bytes of weights that the sessions were given, and what the plan had said. Equal, or start() threw. */
+  /** Bytes that the device holds for the units. */
   bytes = 0;
+  /** The device as its driver names it; null: not known. */
+  device: string | null = null;
   private closing: Promise<void> | undefined;
 
   private constructor(
-    readonly units: readonly GpuUnit[],
-    readonly provider: string,
+    /** For the lanes. */
+    readonly engine: GpuUnits,
+    private readonly unitCount: number,
     private readonly worker: Worker,
     private readonly exited: Promise<number>,
     private readonly mailbox: GpuMailbox,
-    placement: GpuPlacement,
-    block: GpuUnits['mailbox'],
-  ) {
-    this.engine = engineUnits(units, placement, block);
-  }
+  ) {}
 
   /**
    * Uploads everything in `placement`; resolves when the worker serves.
-   * @throws HybridError GPU_UNAVAILABLE or GPU_FAILED (a graph was refused, out of device memory)
+   * @throws HybridError GPU_UNAVAILABLE, OUT_OF_MEMORY or GPU_FAILED (a graph was refused)
    */
   static async start(options: GpuHostOptions): Promise<GpuHost> {
-    const { pack, placement, provider } = options;
-    const units = planUnits(pack.header, placement);
-    const layout = unitsMailbox(units, options.maxTokens);
-    const block = {
-      buffer: new SharedArrayBuffer(layout.bytes),
-      byteOffset: 0,
-      layout,
-      spareCore: hasSpareCore(options.lanes),
-    };
+    const { placement, provider } = options;
+    const spareCore = hasSpareCore(options.lanes);
+    const { work, layout, engine, unitCount, plannedBytes } =
+      'whole' in placement ? planWhole(options, placement.whole) : planUnitsOf(options, placement);
+    const block = { buffer: new SharedArrayBuffer(layout.bytes), byteOffset: 0, layout, spareCore };
     if (provider === 'cuda') process.env.CUBLAS_WORKSPACE_CONFIG ??= CUBLAS_WORKSPACE;
-    const workerData: GpuWorkerData = {
-      fd: pack.fd,
-      packPath: pack.path,
-      header: pack.header,
-      units,
-      weights: placement.weights,
-      provider,
-      providerOptions: provider === 'cuda' || provider === 'dml' ? { deviceId: options.deviceId ?? 0 } : {},
-      mailbox: block,
-      maxRows: provider === 'cpu' ? options.maxTokens : MAX_ROWS[provider],
-      failAfterRuns: options.failAfterRuns ?? null,
-    };
+    const workerData: GpuWorkerData = { mailbox: block, work };
     const mailbox = new GpuMailbox(block.buffer, 0, layout);
     const worker = new Worker(workerUrl(import.meta.url, './gpu-worker.js'), {
       workerData,
@@ -106,17 +101,16 @@ export class GpuHost {
         resolve(code);
       });
     });
-    const host = new GpuHost(units, provider, worker, exited, mailbox, placement, block);
+    const host = new GpuHost(engine(block), unitCount, worker, exited, mailbox);
     try {
       await host.loaded(options);
     } catch (error) {
       await host.close();
       throw error;
     }
-    const planned = units.reduce((sum, unit) => sum + unit.bytes, 0);
-    if (host.bytes < planned) {
+    if (host.bytes < plannedBytes) {
       await host.close();
-      throw new HybridError('GPU_FAILED', `the GPU holds ${host.bytes} bytes, ${planned} were planned`);
+      throw new HybridError('GPU_FAILED', `the GPU holds ${host.bytes} bytes, ${plannedBytes} were planned`);
     }
     return host;
   }
@@ -154,9 +148,10 @@ export class GpuHost {
       options.signal?.addEventListener('abort', aborted, { once: true });
       worker.on('message', (message: GpuWorkerMessage) => {
         if (message.type === 'unit') {
-          options.onUnit?.(++done, this.units.length, message.bytes);
+          options.onUnit?.(++done, this.unitCount, message.bytes);
         } else if (message.type === 'ready') {
           this.bytes = message.bytes;
+          this.device = message.device;
           options.signal?.removeEventListener('abort', aborted);
           resolve();
         } else {
@@ -174,3 +169,80 @@ const startError = (code: ErrorCode | null, message: string, cause?: unknown): H
     cause,
     hint: 'Use less --gpu-memory or --gpu off; hybrid-infer doctor checks the device.',
   });
+
+// ---- what the worker does, and what the engine is told of it -------------------------------------------------
+
+interface Plan {
+  work: GpuWorkerData['work'];
+  layout: MailboxLayout;
+  engine: (mailbox: GpuUnits['mailbox']) => GpuUnits;
+  unitCount: number;
+  /** The least that the device must hold afterwards. */
+  plannedBytes: number;
+}
+
+function planUnitsOf(options: GpuHostOptions, placement: GpuPlacement): Plan {
+  const { pack, maxTokens } = options;
+  const units = planUnits(pack.header, placement);
+  return {
+    work: unitsWork(options, units, placement.weights),
+    layout: unitsMailbox(units, maxTokens),
+    engine: (mailbox) => engineUnits(units, placement, mailbox),
+    unitCount: units.length,
+    plannedBytes: units.reduce((sum, unit) => sum + unit.bytes, 0),
+  };
+}
+
+/** @throws HybridError GPU_FAILED when the weights are to have a form that the provider does not read */
+function unitsWork(options: GpuHostOptions, units: GpuUnit[], weights: GpuWeights): GpuWorkerData['work'] {
+  const { pack, provider, maxTokens } = options;
+  const common = {
+    fd: pack.fd,
+    packPath: pack.path,
+    header: pack.header,
+    failAfterRuns: options.failAfterRuns ?? null,
+  };
+  if (provider === 'webgpu' && weights === 'rows') {
+    return { by: 'webgpu', data: { ...common, adapter: null, work: { units, maxTokens } } };
+  }
+  if (provider === 'webgpu' || weights === 'rows') {
+    throw new HybridError('GPU_FAILED', `${provider} does not read weights as ${weights}`);
+  }
+  return {
+    by: 'onnxruntime',
+    data: {
+      ...common,
+      units,
+      weights,
+      provider,
+      providerOptions: provider === 'cuda' || provider === 'dml' ? { deviceId: options.deviceId ?? 0 } : {},
+      maxRows: provider === 'cpu' ? maxTokens : MAX_ROWS[provider],
+    },
+  };
+}
+
+function planWhole(options: GpuHostOptions, shape: WholeShape): Plan {
+  const { pack, maxTokens } = options;
+  const { header } = pack;
+  const common = { fd: pack.fd, packPath: pack.path, header, failAfterRuns: options.failAfterRuns ?? null };
+  const work = { whole: { ...shape, batchTokens: maxTokens, plan: options.plan ?? null } };
+  const { request, answer } = gpuStepLayout(stepShapeOf({ ...work.whole, header }));
+  const none = { qkv: -1, o: -1, ffn: -1 };
+  return {
+    work: { by: 'webgpu', data: { ...common, adapter: null, work } },
+    layout: mailboxLayout(
+      maxTokens,
+      Math.ceil(request.words / maxTokens),
+      Math.ceil(answer.words / maxTokens),
+    ),
+    engine: (mailbox) => ({
+      mailbox,
+      layers: header.layers.map(() => none),
+      lmHead: -1,
+      whole: 0,
+      hotNeurons: header.layers.map(() => new Uint32Array(0)),
+    }),
+    unitCount: header.layers.length + 2,
+    plannedBytes: 0,
+  };
+}

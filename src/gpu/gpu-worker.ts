@@ -1,60 +1,40 @@
 /**
- * The thread that owns the GPU sessions. It builds every unit's session, reports what that took, and then
- * serves the mailbox until told to stop. A run is synchronous native code, so the thread does nothing else
+ * The thread that owns the GPU. It loads every unit, reports what that took, and then serves the mailbox until told
+ * to stop. A run blocks it (onnxruntime) or keeps its event loop busy (Dawn), so the thread does nothing else
  * meanwhile; between requests it sleeps on the mailbox, not on its event loop.
  */
 import { parentPort, workerData } from 'node:worker_threads';
 
 import { GpuMailbox, GpuState, type GpuUnits } from '../engine/gpu-mailbox.js';
 import { HybridError } from '../errors.js';
-import { f32Tensor, OnnxSession } from '../onnx/session.js';
-import type { PackHeader } from '../pack/types.js';
-import type { GpuWeights } from '../profiler/gpu-bytes.js';
-import { buildUnit, type GpuUnit } from './hot-ffn.js';
-import { packReader } from './weights.js';
+import type { OnnxUnitsData } from './onnx-units.js';
+import type { ServerStart, UnitServer } from './unit-server.js';
+import type { WebGpuUnitsData } from './webgpu/units.js';
 
 export interface GpuWorkerData {
-  /** The pack's descriptor: valid in every thread of the process. */
-  fd: number;
-  packPath: string;
-  header: PackHeader;
-  units: GpuUnit[];
-  weights: GpuWeights;
-  /** onnxruntime's provider name; `cpu` only in tests. */
-  provider: string;
-  providerOptions: Record<string, unknown>;
   mailbox: GpuUnits['mailbox'];
-  /** Most rows in one run. */
-  maxRows: number;
-  /** Fail every run after this many, as a lost device would; for fault tests. */
-  failAfterRuns: number | null;
+  work: { by: 'onnxruntime'; data: OnnxUnitsData } | { by: 'webgpu'; data: WebGpuUnitsData };
 }
 
 export type GpuWorkerMessage =
-  | { type: 'unit'; unit: number; bytes: number; ms: number }
-  | { type: 'ready'; bytes: number }
+  | { type: 'unit'; bytes: number; ms: number }
+  | { type: 'ready'; bytes: number; device: string | null }
   | { type: 'failed'; code: HybridError['code'] | null; message: string };
-
-interface LoadedUnit {
-  session: OnnxSession;
-  inputs: number;
-  /** Row width of the graph's y, and of the unit's: the first may be padded. */
-  graphOutputs: number;
-  outputs: number;
-}
 
 const data = workerData as GpuWorkerData;
 const { buffer, byteOffset, layout, spareCore } = data.mailbox;
 const mailbox = new GpuMailbox(buffer, byteOffset, layout, spareCore);
 const tell = (message: GpuWorkerMessage): void => parentPort!.postMessage(message);
-let runs = 0;
 
 try {
-  const loaded: LoadedUnit[] = [];
-  await load(loaded);
-  mailbox.setState(GpuState.serving);
-  await serve(loaded);
-  for (const { session } of loaded) await session.release();
+  const server = await load();
+  try {
+    tell({ type: 'ready', bytes: server.bytes, device: server.device });
+    mailbox.setState(GpuState.serving);
+    await serve(server);
+  } finally {
+    await server.close();
+  }
 } catch (error) {
   const code = error instanceof HybridError ? error.code : null;
   tell({ type: 'failed', code, message: error instanceof Error ? error.message : String(error) });
@@ -62,71 +42,36 @@ try {
   mailbox.setState(GpuState.gone);
 }
 
-// ---- loading -------------------------------------------------------------------------------------------
-
-/** Fills `loaded`; ends early when told to stop. */
-async function load(loaded: LoadedUnit[]): Promise<void> {
-  const read = packReader(data.fd, data.packPath);
-  let total = 0;
-  for (const [number, unit] of data.units.entries()) {
-    if (mailbox.stopping) return;
-    const start = performance.now();
-    const { graph, inputs, outputs } = buildUnit(read, data.header, unit, data.weights);
-    const bytes = graph.initializerBytes;
-    const session = await OnnxSession.create(graph.build(), {
-      provider: data.provider,
-      providerOptions: data.providerOptions,
-      deviceOnly: data.provider !== 'cpu',
-    });
-    const entry = { session, inputs, graphOutputs: outputs, outputs: unit.outputs };
-    // The first run compiles shaders and allocates: now, not in the first token.
-    await session.run({ x: f32Tensor(new Float32Array(inputs), [1, inputs]) });
-    loaded.push(entry);
-    total += bytes;
-    tell({ type: 'unit', unit: number, bytes, ms: performance.now() - start });
-  }
-  tell({ type: 'ready', bytes: total });
+/** Each library is loaded only where it is used. */
+async function load(): Promise<UnitServer> {
+  const start: ServerStart = {
+    x: mailbox.x,
+    y: mailbox.y,
+    onUnit: (bytes, ms) => {
+      tell({ type: 'unit', bytes, ms });
+      return !mailbox.stopping;
+    },
+  };
+  const { work } = data;
+  if (work.by === 'webgpu') return (await import('./webgpu/units.js')).WebGpuUnits.load(work.data, start);
+  return (await import('./onnx-units.js')).OnnxUnits.load(work.data, start);
 }
 
-// ---- serving -------------------------------------------------------------------------------------------
-
-async function serve(loaded: LoadedUnit[]): Promise<void> {
+async function serve(server: UnitServer): Promise<void> {
   for (let last = 0; ;) {
     const next = mailbox.nextRequest(last);
     if (next === null) return;
     const { request, unit, tokens } = next;
     const beginUs = nowUs();
     try {
-      await run(loaded[unit], tokens);
+      await server.run(unit, tokens);
       mailbox.finish(request, beginUs, nowUs());
     } catch (error) {
-      // The session is poisoned: every later wait fails as well, and y is never read.
+      // The server is poisoned: every later wait fails as well, and y is never read.
       mailbox.fail(request, error instanceof Error ? error.message : String(error));
       return;
     }
     last = request;
-  }
-}
-
-async function run(unit: LoadedUnit, tokens: number): Promise<void> {
-  const { session, inputs, outputs, graphOutputs } = unit;
-  for (let begin = 0; begin < tokens; begin += data.maxRows) {
-    const rows = Math.min(data.maxRows, tokens - begin);
-    if (data.failAfterRuns !== null && runs >= data.failAfterRuns) throw new Error('device lost (simulated)');
-    // slice copies out of shared memory, which onnxruntime refuses.
-    const x = mailbox.x.slice(begin * inputs, (begin + rows) * inputs);
-    const { y } = await session.run({ x: f32Tensor(x, [rows, inputs]) });
-    runs++;
-    const values = y.data as Float32Array;
-    if (values.length !== rows * graphOutputs) throw new Error(`y has ${values.length} values`);
-    if (graphOutputs === outputs) {
-      mailbox.y.set(values, begin * outputs);
-    } else {
-      for (let t = 0; t < rows; t++) {
-        const row = values.subarray(t * graphOutputs, t * graphOutputs + outputs);
-        mailbox.y.set(row, (begin + t) * outputs);
-      }
-    }
   }
 }
 

@@ -6,7 +6,7 @@ import type { GpuUnits, MailboxLayout } from '../engine/gpu-mailbox.js';
 import { mailboxLayout } from '../engine/gpu-mailbox.js';
 import type { ModelConfig } from '../model/types.js';
 import type { PackHeader, PackSection } from '../pack/types.js';
-import { matrixBytes, neuronBytes, type GpuWeights } from '../profiler/gpu-bytes.js';
+import { matrixBytes, neuronBytes, type OnnxWeights } from '../profiler/gpu-bytes.js';
 import type { GpuPlacement } from '../profiler/placement-costs.js';
 import { ffnGraph, linearGraph, type UnitGraph } from './graph.js';
 import { downMatrix, readRows, rowMatrix, type ReadAt } from './weights.js';
@@ -46,7 +46,7 @@ export function planUnits(header: PackHeader, placement: GpuPlacement): GpuUnit[
 }
 
 /** The graph of one unit, its weights read from the pack. */
-export function buildUnit(read: ReadAt, header: PackHeader, unit: GpuUnit, weights: GpuWeights): UnitGraph {
+export function buildUnit(read: ReadAt, header: PackHeader, unit: GpuUnit, weights: OnnxWeights): UnitGraph {
   const rows = (section: PackSection, ids: Uint32Array | null = null, at = 0) =>
     rowMatrix(readRows(read, section, ids, at), weights);
   if (unit.kind === 'lmHead') return linearGraph('lm_head', rows(header.lmHead ?? header.embed));
@@ -112,5 +112,5 @@ export function engineUnits(
     if (unit.kind === 'lmHead') lmHead = number;
     else layers[unit.layer][unit.kind] = number;
   });
-  return { mailbox, layers, lmHead, hotNeurons: placement.layers.map((l) => l.hotNeurons) };
+  return { mailbox, layers, lmHead, whole: -1, hotNeurons: placement.layers.map((l) => l.hotNeurons) };
 }

@@ -14,6 +14,7 @@ import {
   placementProblem,
   planActivity,
   toGpuPlacement,
+  wholeSeconds,
   type GpuPlacement,
   type PlacementHardware,
   type PlacementModel,
@@ -29,6 +30,7 @@ import {
   type GpuSelection,
   type ProviderProbe,
 } from './providers.js';
+import { unsupportedHere, unsupportedWhole, wholeBytes, type WholeShape } from './webgpu/fits.js';
 
 export interface OpenGpuOptions {
   pack: Pack;
@@ -48,7 +50,7 @@ export interface OpenGpuOptions {
   placement?: GpuPlacement;
   /** Move hot neurons only. @default false: QKV, O and lm_head too */
   ffnOnly?: boolean;
-  /** @default 'packed' for a quantised pack, 'f32' for an f32 one */
+  /** @default WebGPU: the pack's rows; elsewhere 'packed' for a quantised pack, 'f32' for an f32 one */
   weights?: GpuWeights;
   /** Sequential read of all lanes together, bytes a second. @default 10e9 a lane up to 30e9 */
   cpuBytesPerSecond?: number;
@@ -57,6 +59,8 @@ export interface OpenGpuOptions {
   maxTokens: number;
   contextTokens?: number;
   kvFormat?: KvFormat;
+  /** How the engine will run the model, so that WebGPU may take all of it. @default null: units only */
+  whole?: WholeShape | null;
   deviceId?: number;
   onUnit?: (done: number, total: number, bytes: number) => void;
   signal?: AbortSignal;
@@ -68,9 +72,14 @@ export interface OpenedGpu {
   /** For Engine.open; null: nothing runs on a GPU, `note` says why. */
   gpu: EngineGpu | null;
   selection: GpuSelection;
+  /** Units there; null: none, or the whole model. */
   placement: GpuPlacement | null;
-  /** null when the placement was given. */
+  /** Model and KV cache are on the GPU: a step is one crossing. */
+  whole: boolean;
+  /** null when the placement was given, or the whole model is there. */
   result: PlacementResult | null;
+  /** Expected seconds a token; null when the placement was given. */
+  seconds: number | null;
   /** One line for the statistics: what was chosen and why nothing better. */
   note: string;
   /** After the engine was closed. */
@@ -89,9 +98,12 @@ const ALWAYS_PAYS = { gpuBytesPerSecond: 1e15, crossingSeconds: 0 };
 export async function openGpu(options: OpenGpuOptions): Promise<OpenedGpu> {
   const { choice, pack } = options;
   const automatic = choice === 'auto';
-  const unsupported = unsupportedFfn(pack.header.config);
-  if (unsupported !== null && !automatic && choice !== 'off') {
-    throw new HybridError('MODEL_UNSUPPORTED', `${pack.path}: the GPU does not compute ${unsupported}`, {
+  const { config } = pack.header;
+  const unsupportedBy = (provider: GpuProvider): string | null =>
+    provider === 'webgpu' ? unsupportedHere(config) : unsupportedFfn(config);
+  const refused = automatic || choice === 'off' ? null : unsupportedBy(choice);
+  if (refused !== null) {
+    throw new HybridError('MODEL_UNSUPPORTED', `${pack.path}: the GPU does not compute ${refused}`, {
       hint: 'Run this model on the CPU: leave --gpu out.',
     });
   }
@@ -104,72 +116,109 @@ export async function openGpu(options: OpenGpuOptions): Promise<OpenedGpu> {
     gpu: null,
     selection,
     placement: null,
+    whole: false,
     result: null,
+    seconds: null,
     note,
     close: () => Promise.resolve(),
   });
   if (chosen === null) return nothing(describeSelection(selection));
-  if (unsupported !== null) return nothing(`off (${chosen.provider} does not compute ${unsupported})`);
+  const { provider } = chosen;
+  const unsupported = unsupportedBy(provider);
+  if (unsupported !== null) return nothing(`off (${provider} does not compute ${unsupported})`);
 
-  // ---- what lives there
-  const budget = options.budgetBytes ?? defaultBudget(chosen.provider, options.deviceId ?? 0);
-  const weights = options.weights ?? deviceWeights(pack, chosen);
-  let placement = options.placement;
-  let result: PlacementResult | null = null;
-  if (placement === undefined) {
-    const model: PlacementModel = {
-      header: pack.header,
-      activity: planActivity(options.plan, pack.header, options.ffn),
-      weights,
-      ffnOnly: options.ffnOnly,
-      contextTokens: options.contextTokens,
-      kvFormat: options.kvFormat,
-    };
-    const speeds = hardware(options, chosen);
-    let setup = placementProblem(model, speeds);
-    result = await solvePlacement(setup.problem, budget);
-    if (result.bytes === 0 && (options.policy ?? (automatic ? 'fastest' : 'use')) === 'use') {
-      setup = placementProblem({ ...model, ffnOnly: true }, { ...speeds, ...ALWAYS_PAYS });
-      result = await solvePlacement(setup.problem, budget);
+  const budget = options.budgetBytes ?? defaultBudget(provider, options.deviceId ?? 0);
+  const decision = await decide(options, chosen, budget);
+  if ('why' in decision) return nothing(`off (${provider}: ${decision.why})`);
+  const { work, result, seconds } = decision;
+  const whole = 'whole' in work;
+  if (!whole) {
+    const planned = planUnits(pack.header, work).reduce((sum, unit) => sum + unit.bytes, 0);
+    if (planned > budget) {
+      throw new HybridError('GPU_FAILED', `the placement needs ${planned} bytes, the budget is ${budget}`, {
+        hint: 'Raise --gpu-memory or let the placement be computed again.',
+      });
     }
-    placement = toGpuPlacement(setup, result.choice, weights);
-    if (result.bytes === 0) {
-      const milliseconds = choiceSeconds(setup.problem, nothingPlaced(setup.problem)) * 1000;
-      const why = automatic
-        ? `nothing would be faster there than the CPU's ${milliseconds.toFixed(1)} ms a token`
-        : `a budget of ${budget} bytes has no room for a group of hot neurons`;
-      return nothing(`off (${chosen.provider}: ${why})`);
-    }
-  }
-  const planned = planUnits(pack.header, placement).reduce((sum, unit) => sum + unit.bytes, 0);
-  if (planned > budget) {
-    throw new HybridError('GPU_FAILED', `the placement needs ${planned} bytes, the budget is ${budget}`, {
-      hint: 'Raise --gpu-memory or let the placement be computed again.',
-    });
   }
 
   // ---- put it there
   try {
-    const host = await GpuHost.start({ ...options, placement, provider: chosen.provider });
+    const host = await GpuHost.start({ ...options, placement: work, provider });
     return {
       gpu: {
         units: host.engine,
-        provider: chosen.provider,
-        device: deviceName(chosen.provider, options.deviceId ?? 0),
+        provider,
+        device: host.device ?? deviceName(provider, options.deviceId ?? 0),
         bytes: host.bytes,
         onFailure: automatic ? 'cpu' : 'error',
       },
       selection,
-      placement,
+      placement: whole ? null : work,
+      whole,
       result,
-      note: describeSelection(selection),
+      seconds,
+      note: `${describeSelection(selection)}${whole ? ', the whole model' : ''}`,
       close: () => host.close(),
     };
   } catch (error) {
     const fatal = !automatic || !(error instanceof HybridError) || error.code === 'ABORTED';
     if (fatal) throw error;
-    return nothing(`off (${chosen.provider}: ${error.message})`);
+    return nothing(`off (${provider}: ${error.message})`);
   }
+}
+
+/** What lives on the device, or why nothing. */
+type Decision =
+  | { work: GpuPlacement | { whole: WholeShape }; result: PlacementResult | null; seconds: number | null }
+  | { why: string };
+
+/** The fastest of: the CPU alone, units on the GPU, and the whole model where it fits. */
+async function decide(options: OpenGpuOptions, chosen: ProviderProbe, budget: number): Promise<Decision> {
+  const { pack, placement } = options;
+  if (placement !== undefined) return { work: placement, result: null, seconds: null };
+  const automatic = options.choice === 'auto';
+  const weights = options.weights ?? deviceWeights(pack, chosen);
+  const model: PlacementModel = {
+    header: pack.header,
+    activity: planActivity(options.plan, pack.header, options.ffn),
+    weights,
+    ffnOnly: options.ffnOnly,
+    contextTokens: options.contextTokens,
+    kvFormat: options.kvFormat,
+  };
+  const speeds = hardware(options, chosen);
+  let setup = placementProblem(model, speeds);
+  let result = await solvePlacement(setup.problem, budget);
+  const use = (options.policy ?? (automatic ? 'fastest' : 'use')) === 'use';
+  const whole = wholeThatFits(options, chosen, budget);
+  if (whole) {
+    const seconds = wholeSeconds(model, speeds);
+    if (seconds < result.seconds || (use && result.bytes === 0))
+      return { work: { whole }, result: null, seconds };
+  }
+  if (result.bytes === 0 && use) {
+    setup = placementProblem({ ...model, ffnOnly: true }, { ...speeds, ...ALWAYS_PAYS });
+    result = await solvePlacement(setup.problem, budget);
+  }
+  if (result.bytes > 0) {
+    return { work: toGpuPlacement(setup, result.choice, weights), result, seconds: result.seconds };
+  }
+  const milliseconds = choiceSeconds(setup.problem, nothingPlaced(setup.problem)) * 1000;
+  return {
+    why: automatic
+      ? `nothing would be faster there than the CPU's ${milliseconds.toFixed(1)} ms a token`
+      : `a budget of ${budget} bytes has no room for a group of hot neurons`,
+  };
+}
+
+function wholeThatFits(
+  { pack, plan, whole, ffnOnly, maxTokens }: OpenGpuOptions,
+  { provider }: ProviderProbe,
+  budget: number,
+): WholeShape | null {
+  if (provider !== 'webgpu' || !whole || ffnOnly) return null;
+  if (unsupportedWhole(pack.header.config, whole) !== null) return null;
+  return wholeBytes(pack.header, whole, maxTokens, plan) <= budget ? whole : null;
 }
 
 function hardware(options: OpenGpuOptions, { report }: ProviderProbe): PlacementHardware {
@@ -180,11 +229,13 @@ function hardware(options: OpenGpuOptions, { report }: ProviderProbe): Placement
     // A device without packed weights reads f16: its speed is not known, so nothing is moved by guess.
     gpuBytesPerSecond: report?.bytesPerSecond ?? cpuBytesPerSecond,
     crossingSeconds: (report?.crossingUs ?? 0) * 1e-6,
+    dispatchSeconds: (report?.dispatchUs ?? 0) * 1e-6,
   };
 }
 
-/** Packed where the device has MatMulNBits, else halves, else floats. */
-function deviceWeights(pack: Pack, { report }: ProviderProbe): GpuWeights {
+/** WebGPU reads the pack's rows; else packed where the device has MatMulNBits, else halves, else floats. */
+function deviceWeights(pack: Pack, { provider, report }: ProviderProbe): GpuWeights {
+  if (provider === 'webgpu') return 'rows';
   if (pack.header.quant === 'f32') return 'f32';
   if (report?.packed) return 'packed';
   return report?.half ? 'f16' : 'f32';

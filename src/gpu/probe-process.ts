@@ -27,6 +27,7 @@ const BANDWIDTH_RUNS = 5;
 const WIDTH = 32;
 
 async function probe(provider: string, deviceId: number, measure: boolean): Promise<ProbeReport> {
+  if (provider === 'webgpu') return (await import('./webgpu/probe.js')).probeWebGpu(measure);
   const options = {
     provider,
     providerOptions: provider === 'cuda' || provider === 'dml' ? { deviceId } : {},
@@ -55,8 +56,11 @@ async function probe(provider: string, deviceId: number, measure: boolean): Prom
     session.endProfiling();
     const report: ProbeReport = {
       nodes: placements(folder),
+      device: null,
+      software: false,
       createMs,
       crossingUs: median(times.slice(WARM_RUNS)) * 1000,
+      dispatchUs: null,
       half: await runs(halfMatrix(), options),
       packed: await runs(packedMatrix(WIDTH, WIDTH), options),
       bytesPerSecond: null,

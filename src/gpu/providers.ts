@@ -1,8 +1,8 @@
 /**
- * Choosing the device. A provider counts as available only when a child process created a session with it,
- * ran a graph, got the right numbers *and* onnxruntime's own profile says that every node ran there:
- * onnxruntime may fall back to the CPU without a word. The child keeps native crashes and the libraries'
- * own stderr chatter away from the caller.
+ * Choosing the device. A provider counts as available only when a child process ran something there and got the
+ * right numbers: a kernel of ours through WebGPU, a graph through onnxruntime, whose own profile must say *that*
+ * every node ran there (onnxruntime may fall back to the CPU without a word). The child keeps native crashes and
+ * the libraries' own stderr chatter away from the caller.
  */
 import { fork } from 'node:child_process';
 import { availableParallelism } from 'node:os';
@@ -11,25 +11,31 @@ import { HybridError, UsageError } from '../errors.js';
 import { workerUrl } from '../io/worker-path.js';
 import { addOnnxRuntime, onnxRuntimeFolder } from '../onnx/runtime.js';
 import { missingLibraries } from './libraries.js';
+import { addWebGpu, webGpuInstalled } from './webgpu/dawn.js';
 
 export type GpuProvider = 'cuda' | 'webgpu' | 'dml' | 'coreml';
 export type GpuChoice = 'auto' | 'off' | GpuProvider;
 export const GPU_CHOICES: readonly GpuChoice[] = ['auto', 'off', 'cuda', 'webgpu', 'dml', 'coreml'];
 
-/** What `auto` tries, in this order. CoreML last: it has no MatMulNBits. */
+/**
+ * What `auto` tries, in this order. CUDA reads weights fastest; DirectML and CoreML know no sparse operators, and
+ * CoreML no MatMulNBits either.
+ */
 const AUTO_ORDER: Partial<Record<NodeJS.Platform, readonly GpuProvider[]>> = {
   linux: ['cuda', 'webgpu'],
-  win32: ['dml', 'webgpu'],
+  win32: ['webgpu', 'dml'],
   darwin: ['webgpu', 'coreml'],
 };
 
-/** Providers that onnxruntime-node has for this platform, in the order in which `auto` tries them. */
+/** Providers that this platform may have, in the order in which `auto` tries them. */
 export const platformProviders = (): readonly GpuProvider[] => AUTO_ORDER[process.platform] ?? [];
 
+/** Providers that are onnxruntime's; WebGPU is Dawn's, with kernels of ours. */
+export type OnnxProvider = Exclude<GpuProvider, 'webgpu'>;
+
 /** How onnxruntime's profile names a provider. */
-export const PROFILE_NAME: Record<GpuProvider, string> = {
+export const PROFILE_NAME: Record<OnnxProvider, string> = {
   cuda: 'CUDAExecutionProvider',
-  webgpu: 'WebGpuExecutionProvider',
   dml: 'DmlExecutionProvider',
   coreml: 'CoreMLExecutionProvider',
 };
@@ -38,7 +44,7 @@ export const PROFILE_NAME: Record<GpuProvider, string> = {
  * Most rows of x in one run; longer batches go in several. CUDA's MatMulNBits streams 4-bit weights for up
  * to 16 rows; above that it would unpack the whole matrix into scratch memory that each session keeps.
  */
-export const MAX_ROWS: Record<GpuProvider, number> = { cuda: 16, webgpu: 128, dml: 128, coreml: 128 };
+export const MAX_ROWS: Record<OnnxProvider, number> = { cuda: 16, dml: 128, coreml: 128 };
 
 /** A driver that hangs must not hang us. Shader compilers on slow adapters need seconds. */
 const PROBE_TIMEOUT_MS = 60_000;
@@ -48,16 +54,22 @@ const MAX_DETAIL_LINES = 2;
 
 /** What the child measured and proved (sent over its IPC channel). */
 export interface ProbeReport {
-  /** `op: provider` for every node of the run's profile. */
+  /** `op: provider` for every node of the run's profile; WebGPU: none. */
   nodes: string[];
+  /** As its driver names it; null: not known. */
+  device: string | null;
+  /** It runs on the CPU: right results, slowly. */
+  software: boolean;
   createMs: number;
   /** Median time of a run with almost no work: what one crossing costs. */
   crossingUs: number;
+  /** What one dispatch more in a run costs; null: not known. */
+  dispatchUs: number | null;
   /** Half-precision graphs run. */
   half: boolean;
-  /** 4-bit MatMulNBits graphs run. */
+  /** Products with 4-bit weights run. */
   packed: boolean;
-  /** Sequential weight bandwidth of a large MatMulNBits, bytes a second; null when not asked for. */
+  /** Sequential weight bandwidth of a large 4-bit product, bytes a second; null when not asked for. */
   bytesPerSecond: number | null;
 }
 
@@ -122,10 +134,9 @@ export async function probeProvider(
   options: ProbeOptions = {},
 ): Promise<ProviderProbe> {
   const libraries = missingLibraries(provider);
-  if (onnxRuntimeFolder() === null) {
-    const reason = `onnxruntime-node is not installed (${addOnnxRuntime()})`;
-    return { provider, ok: false, reason, missingLibraries: libraries, report: null };
-  }
+  const absent = missingPackage(provider);
+  if (absent !== null)
+    return { provider, ok: false, reason: absent, missingLibraries: libraries, report: null };
   const outcome = await runProbe(provider, options);
   if ('failure' in outcome) {
     return {
@@ -137,12 +148,22 @@ export async function probeProvider(
     };
   }
   const { report } = outcome;
+  if (provider === 'webgpu') {
+    const what = report.software ? 'a software adapter' : 'the adapter';
+    const reason = `proof run on ${what} ${report.device}`;
+    return { provider, ok: true, reason, missingLibraries: libraries, report };
+  }
   const elsewhere = report.nodes.filter((node) => !node.endsWith(PROFILE_NAME[provider]));
   const ok = report.nodes.length > 0 && elsewhere.length === 0;
   const reason = ok
     ? `proof run placed ${report.nodes.join(', ')}`
     : `onnxruntime put ${elsewhere.join(', ') || 'no node'} elsewhere than on ${PROFILE_NAME[provider]}`;
   return { provider, ok, reason, missingLibraries: libraries, report };
+}
+
+function missingPackage(provider: GpuProvider): string | null {
+  if (provider === 'webgpu') return webGpuInstalled() ? null : `webgpu is not installed (${addWebGpu()})`;
+  return onnxRuntimeFolder() === null ? `onnxruntime-node is not installed (${addOnnxRuntime()})` : null;
 }
 
 type ProbeOutcome = { report: ProbeReport } | { failure: string };

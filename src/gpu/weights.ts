@@ -23,7 +23,7 @@ import {
   matrixForm,
   packedShape,
   ROW_MULTIPLE,
-  type GpuWeights,
+  type OnnxWeights,
 } from '../profiler/gpu-bytes.js';
 
 /** A weight matrix in the form a graph takes: y [tokens, outputs] = x [tokens, inputs] . W^T. */
@@ -97,7 +97,7 @@ export function readRows(read: ReadAt, section: PackSection, ids: Uint32Array | 
 // ---- gate, up, QKV, O, lm_head: groups along the inputs ----------------------------------------------
 
 /** A matrix whose rows are outputs. */
-export function rowMatrix(raw: RawRows, weights: GpuWeights): GpuMatrix {
+export function rowMatrix(raw: RawRows, weights: OnnxWeights): GpuMatrix {
   const form = matrixForm(weights, raw.format, raw.cols);
   if (form === 'packed') return repack(raw);
   const values = toFloats(raw);
@@ -148,7 +148,7 @@ function repackNibbles(src: Uint8Array, from: number, dst: Uint8Array, to: numbe
 // ---- down: groups along the outputs ------------------------------------------------------------------
 
 /** The down projection of some neurons, from their stored columns [neurons][hidden]. */
-export function downMatrix(raw: RawRows, weights: GpuWeights): GpuMatrix {
+export function downMatrix(raw: RawRows, weights: OnnxWeights): GpuMatrix {
   const form = matrixForm(weights, raw.format, raw.cols);
   const values = toFloats(raw);
   if (form === 'packed' && raw.rows % DOWN_BLOCK === 0) return quantizeDown(values, raw.rows, raw.cols);

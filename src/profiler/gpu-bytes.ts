@@ -2,10 +2,12 @@
  * How large a weight matrix is on the GPU, and in which form it is kept there. Placement plans with these
  * numbers, and the graphs are built from them, so that a plan never needs more memory than it said.
  */
-import { GROUP, type WeightFormat } from '../kernels/layout.js';
+import { GROUP, rowBytes, type WeightFormat } from '../kernels/layout.js';
 
-/** Form of the weights on the device. `packed`: MatMulNBits from a q4 or q8 pack. */
-export type GpuWeights = 'packed' | 'f16' | 'f32';
+/** Form of the weights in onnxruntime's graphs. `packed`: MatMulNBits from a q4 or q8 pack. */
+export type OnnxWeights = 'packed' | 'f16' | 'f32';
+/** Form of the weights on the device. `rows`: the pack's own rows and records, as WebGPU's kernels read them. */
+export type GpuWeights = OnnxWeights | 'rows';
 
 /** MatMulNBits' blocks along the input dimension: our groups of 128 where the width allows, else shorter. */
 export const BLOCK_SIZES = [128, 64, 32] as const;
@@ -39,12 +41,13 @@ export const nBitsBytes = (rows: number, cols: number, { bits, block }: NBitsSha
   (padRows(rows) * cols * bits) / 8 + padRows(rows) * (cols / block) * 4;
 
 /** What is really used for `rows` x `cols` of a pack: `packed` becomes f32 where MatMulNBits cannot. */
-export function matrixForm(weights: GpuWeights, format: WeightFormat, cols: number): GpuWeights {
+export function matrixForm(weights: OnnxWeights, format: WeightFormat, cols: number): OnnxWeights {
   return weights === 'packed' && packedShape(format, cols) === null ? 'f32' : weights;
 }
 
 /** Device bytes of a matrix [rows][cols] whose groups run along cols: gate, up, QKV, O, lm_head. */
 export function matrixBytes(weights: GpuWeights, format: WeightFormat, rows: number, cols: number): number {
+  if (weights === 'rows') return rows * rowBytes(format, cols);
   const form = matrixForm(weights, format, cols);
   if (form === 'packed') return nBitsBytes(rows, cols, packedShape(format, cols)!);
   return rows * cols * (form === 'f16' ? 2 : 4);
@@ -59,6 +62,7 @@ export function neuronBytes(
   gated = true,
 ): number {
   const rows = (gated ? 2 : 1) * matrixBytes(weights, format, neurons, hidden);
+  if (weights === 'rows') return rows + neurons * rowBytes(format, hidden);
   const down =
     matrixForm(weights, format, hidden) === 'packed' && neurons % DOWN_BLOCK === 0
       ? nBitsBytes(hidden, neurons, { bits: DOWN_BITS, block: DOWN_BLOCK })

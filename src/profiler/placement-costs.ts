@@ -30,6 +30,8 @@ export interface PlacementHardware {
   gpuBytesPerSecond: number;
   /** Posting one unit: copies, wake-ups, launch. */
   crossingSeconds: number;
+  /** One dispatch more in a step on the GPU. @default 0 */
+  dispatchSeconds?: number;
   /** Barriers, norms, sampling: CPU time a token that is no reading. @default 20 µs a layer */
   overheadSeconds?: number;
 }
@@ -110,7 +112,7 @@ export function placementProblem(model: PlacementModel, hardware: PlacementHardw
       o: unit(layer.o),
       ffn: {
         groupBytes,
-        groupGpuSeconds: groupBytes / gpu,
+        groupGpuSeconds: weights === 'rows' ? sparseGroups(header, l, activity, ids, gpu) : groupBytes / gpu,
         groupCpuSeconds,
         restSeconds: leftover + (activity.predictorBytes ?? 0) / dense,
       },
@@ -126,7 +128,40 @@ export function placementProblem(model: PlacementModel, hardware: PlacementHardw
   return { problem, order };
 }
 
-/** CPU seconds a token that each neuron of a layer costs, by the layer's mode. */
+/** Seconds on the GPU of each group of 64: the gates of all, the records of those that fire. */
+function sparseGroups(
+  header: PackHeader,
+  layer: number,
+  activity: LayerActivity,
+  ids: Uint32Array,
+  gpu: number,
+): number[] {
+  const mode = activity.mode === 'dense' ? 'dense' : 'exact';
+  const seconds = neuronSeconds(header, layer, { mode, frequency: activity.frequency }, gpu, gpu);
+  return Array.from({ length: Math.floor(ids.length / NEURON_GROUP) }, (_, k) =>
+    sumOver(ids.subarray(k * NEURON_GROUP, (k + 1) * NEURON_GROUP), seconds),
+  );
+}
+
+/** Dispatches of a layer when the whole model is on a GPU: norms, heads, attention, three to seven of the FFN. */
+const DISPATCHES_PER_LAYER = 14;
+
+/** Seconds a token when everything, the KV cache too, is on the GPU and one step is one crossing. */
+export function wholeSeconds(model: PlacementModel, hardware: PlacementHardware): number {
+  const { header } = model;
+  const { gpuBytesPerSecond: gpu, crossingSeconds, dispatchSeconds = 0 } = hardware;
+  let bytes = (header.lmHead ?? header.embed).bytes + kvBytesPerToken(model);
+  let seconds = crossingSeconds;
+  header.layers.forEach(({ qkv, o, gate }, l) => {
+    bytes += qkv.bytes + o.bytes;
+    const activity = model.activity[l] ?? halfActive(gate.rows);
+    for (const each of neuronSeconds(header, l, activity, gpu, gpu)) seconds += each;
+    seconds += (activity.predictorBytes ?? 0) / gpu + DISPATCHES_PER_LAYER * dispatchSeconds;
+  });
+  return seconds + bytes / gpu;
+}
+
+/** Seconds a token that each neuron of a layer costs, by the layer's mode, where bytes are read at these speeds. */
 function neuronSeconds(
   header: PackHeader,
   layer: number,

@@ -6,7 +6,8 @@
  *     FFN               the lanes go on with the cold neurons meanwhile:
  *                       max(rest + the groups left on the CPU, crossing + groups * gpu)
  *
- * Hot neurons move in groups of 64, a layer's hottest first (all groups of a layer cost the GPU the same).
+ * Hot neurons move in groups of 64, a layer's hottest first. Where the GPU computes them densely all groups of a
+ * layer cost it the same; its sparse operators read the records of those that fire.
  */
 
 /** QKV, O or lm_head. */
@@ -19,9 +20,9 @@ export interface UnitCost {
 }
 
 export interface FfnCost {
-  /** Device bytes and time of one group. */
+  /** Device bytes of one group, and its time there: of every group, or of each where hot ones take longer. */
   groupBytes: number;
-  groupGpuSeconds: number;
+  groupGpuSeconds: number | readonly number[];
   /** CPU seconds a token that each group costs while it stays there, descending. */
   groupCpuSeconds: number[];
   /** CPU seconds that stay whatever moves: the predictor, neurons in no group. */
@@ -70,7 +71,10 @@ export function choiceSeconds(problem: PlacementProblem, choice: PlacementChoice
 export function ffnSeconds(ffn: FfnCost, groups: number, crossingSeconds: number): number {
   let cold = ffn.restSeconds;
   for (let k = groups; k < ffn.groupCpuSeconds.length; k++) cold += ffn.groupCpuSeconds[k];
-  return groups === 0 ? cold : Math.max(cold, crossingSeconds + groups * ffn.groupGpuSeconds);
+  if (groups === 0) return cold;
+  const each = ffn.groupGpuSeconds;
+  const hot = typeof each === 'number' ? groups * each : each.slice(0, groups).reduce((a, b) => a + b, 0);
+  return Math.max(cold, crossingSeconds + hot);
 }
 
 export const nothingPlaced = (problem: PlacementProblem): PlacementChoice => ({

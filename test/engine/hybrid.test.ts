@@ -147,6 +147,7 @@ describe('hybrid', () => {
       mailbox: { ...emptyMailbox(), spareCore: false },
       layers: [0, 1].map(() => ({ qkv: -1, o: -1, ffn: 0 })),
       lmHead: -1,
+      whole: -1,
       hotNeurons: [every(3), every(3)],
       timeoutMs: 6000, // longer than lanes may be silent
     };

@@ -1,5 +1,6 @@
 /**
- * Is there a WebGPU adapter? Chromium's software adapter (SwiftShader) counts: where its driver file lies
+ * Is there a WebGPU adapter, and does onnxruntime run on it (its products serve fitting; models run through Dawn,
+ * test/gpu/webgpu)? Chromium's software adapter (SwiftShader) counts: where its driver file lies
  * and nothing else was chosen, the tests use it.
  */
 import { existsSync } from 'node:fs';

@@ -5,14 +5,14 @@ import { buildUnit, planUnits, type GpuPlacement, type GpuUnit } from '../../src
 import type { ActivationKind } from '../../src/kernels/kernels.js';
 import { WEIGHT_FORMATS, type WeightFormat } from '../../src/kernels/layout.js';
 import { f32Tensor, OnnxSession } from '../../src/onnx/session.js';
-import type { GpuWeights } from '../../src/profiler/gpu-bytes.js';
+import type { OnnxWeights } from '../../src/profiler/gpu-bytes.js';
 import { testProviders } from './adapter.js';
 import { memoryPack, randomFloats, type MemoryPack } from './memory-pack.js';
 
 const providers = await testProviders();
 
 /** Largest difference allowed, relative to the largest output: rounding of the weights in their GPU form. */
-const TOLERANCE: Record<GpuWeights, number> = { packed: 1e-2, f16: 5e-3, f32: 1e-5 };
+const TOLERANCE: Record<OnnxWeights, number> = { packed: 1e-2, f16: 5e-3, f32: 1e-5 };
 /** QKV, O and lm_head keep the pack's codes exactly: only the order of sums differs. */
 const EXACT_TOLERANCE = 2e-5;
 
@@ -52,7 +52,7 @@ function expectedFfn(pack: MemoryPack, x: Float32Array, hot: Uint32Array): Float
   return y;
 }
 
-async function run(pack: MemoryPack, unit: GpuUnit, weights: GpuWeights, provider: string, x: Float32Array) {
+async function run(pack: MemoryPack, unit: GpuUnit, weights: OnnxWeights, provider: string, x: Float32Array) {
   const { graph, inputs, outputs } = buildUnit(pack.read, pack.header, unit, weights);
   expect(graph.initializerBytes, 'bytes as planned').toBe(unit.bytes + biasBytes(pack, unit));
   const session = await OnnxSession.create(graph.build(), { provider, deviceOnly: true });
@@ -78,7 +78,7 @@ function largestDifference(actual: Float32Array, expected: Float64Array): number
 }
 
 const HOT = Uint32Array.from({ length: 64 }, (_, i) => 3 * i);
-const placement = (weights: GpuWeights): GpuPlacement => ({
+const placement = (weights: OnnxWeights): GpuPlacement => ({
   weights,
   lmHead: true,
   layers: [{ qkv: true, o: true, hotNeurons: HOT }],
@@ -133,7 +133,7 @@ describe.each(providers)('$provider', ({ provider, reason }) => {
     expect(largestDifference(y, expectedFfn(pack, x, HOT))).toBeLessThan(TOLERANCE.packed);
   });
 
-  const forms: { quant: WeightFormat; weights: GpuWeights; d: number }[] = [
+  const forms: { quant: WeightFormat; weights: OnnxWeights; d: number }[] = [
     { quant: 'q8', weights: 'packed', d: 128 },
     { quant: 'f32', weights: 'f32', d: 128 },
     { quant: 'q4', weights: 'f32', d: 128 },

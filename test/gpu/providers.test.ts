@@ -41,15 +41,13 @@ describe('selectProvider', () => {
 });
 
 describe('probeProvider', () => {
-  it.skipIf(missing !== null)(
-    'proves the placement of a working adapter and measures a crossing',
-    async () => {
-      const probe = await probeProvider('webgpu');
-      expect(probe).toMatchObject({ ok: true, reason: 'proof run placed Relu: WebGpuExecutionProvider' });
-      expect(probe.report).toMatchObject({ packed: true });
-      expect(probe.report!.crossingUs).toBeGreaterThan(0);
-    },
-  );
+  it.skipIf(missing !== null)('proves a working adapter by a kernel and measures a crossing', async () => {
+    const probe = await probeProvider('webgpu');
+    expect(probe.ok).toBe(true);
+    expect(probe.reason).toMatch(/^proof run on (the|a software) adapter ./);
+    expect(probe.report).toMatchObject({ packed: true, nodes: [] });
+    expect(probe.report!.crossingUs).toBeGreaterThan(0);
+  });
 
   it.skipIf(missing !== null)('does not take an adapter that is not there', async () => {
     const { VK_ICD_FILENAMES } = process.env;

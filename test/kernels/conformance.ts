@@ -5,6 +5,7 @@
  */
 import fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
+import type { KernelName } from '../../src/kernels/table.js';
 import { ACTIVATION_KINDS, isSmooth, type Kernels, type KvFormat } from '../../src/kernels/kernels.js';
 import {
   alignUp,
@@ -29,7 +30,7 @@ import {
 } from './fixtures.js';
 import { sameBits } from './same-bits.js';
 import { COLUMNS, EXTREMES, normals, random } from './samples.js';
-import { Differences, TwinArena } from './twin-arena.js';
+import { Differences, SMALLEST_OF_FLUSHED, TwinArena } from './twin-arena.js';
 
 export const TOLERANCE = {
   /** Group sums are exact integers; what differs is the order of f32 additions. Relative to |w| |x|. */
@@ -47,14 +48,35 @@ export const TOLERANCE = {
 export interface ConformanceSubject {
   name: string;
   create: (memory: WebAssembly.Memory) => Kernels;
+  /** Kernels it has not, and why: their cases are skipped. @default none */
+  lacks?: Partial<Record<KernelName, string>>;
+  /** A call takes it milliseconds, a new number of columns a second: fewer of both. @default false */
+  slow?: boolean;
+  /** Numbers below the smallest normal f32 may be zero to it. @default false */
+  flushes?: boolean;
 }
+
+/** Around the multiple of 32 and the group of 128; wider rows only do more of the same. */
+const FEW_COLUMNS = [1, 33, 100, 256, 300];
 
 /** Pointers above 2^31 are negative where a backend forgets that they are unsigned. */
 const FAR_BASE = 2 ** 31 + 2 ** 20;
 
-export function conformance({ name, create }: ConformanceSubject): void {
-  sameBits(create);
-  const differences = new Differences();
+export function conformance({
+  name,
+  create,
+  lacks = {},
+  slow = false,
+  flushes = false,
+}: ConformanceSubject): void {
+  const without = (kernel: KernelName): boolean => kernel in lacks;
+  /** A case's or suite's name, with the reason if it is skipped. */
+  const called = (title: string, kernel: KernelName): string =>
+    without(kernel) ? `${title} (skipped: ${lacks[kernel]})` : title;
+  const columns = slow ? FEW_COLUMNS : COLUMNS;
+  const runs = (all: number): number => (slow ? 3 : all);
+  sameBits(create, { without, runs, slow });
+  const differences = new Differences(flushes ? SMALLEST_OF_FLUSHED : undefined);
   afterAll(() => console.log(differences.report(name)));
 
   /** A fresh pair of arenas; guards are checked when the body is done. */
@@ -66,7 +88,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
 
   // ---- activations -----------------------------------------------------------------------------------
 
-  describe('quantize', () => {
+  describe.skipIf(without('quantize'))(called('quantize', 'quantize'), () => {
     const checkQuantize = (values: Float32Array): void =>
       inTwins((twins) => {
         const x = twins.floats(values);
@@ -126,7 +148,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
         base,
       );
 
-    test.each(COLUMNS)('dot, %d columns', (cols) => checkDot(cols, 7, cols));
+    test.each(columns)('dot, %d columns', (cols) => checkDot(cols, 7, cols));
     test('dot, 1 to 17 rows', () => {
       for (let rows = 1; rows <= 17; rows++) checkDot(160, rows, rows);
     });
@@ -141,7 +163,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
           fc.constantFrom(1, 1e-6, 1e6),
           (cols, rows, seed, scale) => checkDot(cols, rows, seed, scale),
         ),
-        { numRuns: 60 },
+        { numRuns: runs(60) },
       );
     });
 
@@ -170,22 +192,25 @@ export function conformance({ name, create }: ConformanceSubject): void {
         }
       }));
 
-    test.each([32, 100, 128, 300, 1184, 4096])('dot of 1 to 9, 12, 13 and 29 tokens, %d columns', (cols) => {
-      for (const nTokens of [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 29]) {
-        inTwins((twins) => {
-          const rows = nTokens === 12 ? 67 : 11;
-          const w = weights(twins, format, rows, cols, 1);
-          const x = activations(twins, format, nTokens, cols, nTokens);
-          const outStride = rows + 3;
-          const out = twins.alloc(nTokens * outStride * 4, true);
-          twins.both((k) =>
-            k.dot(format, w.ptr, w.stride, rows, x.ptr, x.stride, nTokens, out, outStride, cols),
-          );
-          const [a, b] = results(twins, out, nTokens * outStride);
-          differences.check(`dot ${format}, many`, a, b, largestProduct(w, x), TOLERANCE.dot);
-        });
-      }
-    });
+    test.each(slow ? [100] : [32, 100, 128, 300, 1184, 4096])(
+      'dot of 1 to 9, 12, 13 and 29 tokens, %d columns',
+      (cols) => {
+        for (const nTokens of [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 29]) {
+          inTwins((twins) => {
+            const rows = nTokens === 12 ? 67 : 11;
+            const w = weights(twins, format, rows, cols, 1);
+            const x = activations(twins, format, nTokens, cols, nTokens);
+            const outStride = rows + 3;
+            const out = twins.alloc(nTokens * outStride * 4, true);
+            twins.both((k) =>
+              k.dot(format, w.ptr, w.stride, rows, x.ptr, x.stride, nTokens, out, outStride, cols),
+            );
+            const [a, b] = results(twins, out, nTokens * outStride);
+            differences.check(`dot ${format}, many`, a, b, largestProduct(w, x), TOLERANCE.dot);
+          });
+        }
+      },
+    );
 
     test('dotLists of one token, 0 to 17 rows', () =>
       inTwins((twins) => {
@@ -203,7 +228,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
         }
       }));
 
-    test.each([64, 300, 1184])('dotLists of 12 tokens, %d columns', (cols) =>
+    test.each(slow ? [300] : [64, 300, 1184])('dotLists of 12 tokens, %d columns', (cols) =>
       inTwins((twins) => {
         const [rows, nTokens] = [30, 12];
         const w = weights(twins, format, rows, cols, 1);
@@ -247,7 +272,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
         base,
       );
 
-    test.each(COLUMNS)('sumLists, %d columns', (cols) => checkSum(cols, 9, normals(9, cols), cols));
+    test.each(columns)('sumLists, %d columns', (cols) => checkSum(cols, 9, normals(9, cols), cols));
     test('sumLists, 0 to 17 rows, 33 rows and 100 rows', () => {
       for (const count of [...Array(18).keys(), 33, 100]) checkSum(160, count, normals(count, count), count);
     });
@@ -271,7 +296,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
           fc.integer(),
           (cols, count, seed) => checkSum(cols, count, normals(count, seed), seed),
         ),
-        { numRuns: 40 },
+        { numRuns: runs(40) },
       );
     });
     test('sumLists passes NaN on', () =>
@@ -286,7 +311,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
         expect(twins.read(0, out, 64).every(Number.isNaN)).toBe(true);
       }));
 
-    test.each([33, 64, 300, 2300])('sumLists of 12 tokens, %d columns', (cols) =>
+    test.each(slow ? [300] : [33, 64, 300, 2300])('sumLists of 12 tokens, %d columns', (cols) =>
       inTwins((twins) => {
         const [rows, nTokens] = [60, 12];
         const w = weights(twins, format, rows, cols, 1);
@@ -394,42 +419,48 @@ export function conformance({ name, create }: ConformanceSubject): void {
         twins.expectSameBytes(outIds, 12, 'ids');
       }));
 
-    test.each(ACTIVATION_KINDS)('contribution %s: the size of sigma times up', (kind) => {
-      for (const n of [0, 1, 3, 4, 5, 16, 33, 100]) {
-        for (const gated of [true, false]) {
-          inTwins((twins) => {
-            const gate = twins.floats(gates(n, n));
-            const up = gated ? twins.floats(gates(n, n + 1)) : 0;
-            twins.both((k) => (k.contribution(kind, gate, up, n), 0));
-            differences.check(
-              `contribution ${kind}`,
-              ...results(twins, gate, n),
-              isSmooth(kind) ? 1 : 0,
-              TOLERANCE.elementwise,
-            );
-          });
+    test.skipIf(without('contribution')).each(ACTIVATION_KINDS)(
+      called('contribution %s: the size of sigma times up', 'contribution'),
+      (kind) => {
+        for (const n of [0, 1, 3, 4, 5, 16, 33, 100]) {
+          for (const gated of [true, false]) {
+            inTwins((twins) => {
+              const gate = twins.floats(gates(n, n));
+              const up = gated ? twins.floats(gates(n, n + 1)) : 0;
+              twins.both((k) => (k.contribution(kind, gate, up, n), 0));
+              differences.check(
+                `contribution ${kind}`,
+                ...results(twins, gate, n),
+                isSmooth(kind) ? 1 : 0,
+                TOLERANCE.elementwise,
+              );
+            });
+          }
         }
-      }
-    });
+      },
+    );
 
-    test('keepLarge: what weighs enough stays, in place or not; NaN stays', () => {
-      for (const n of [0, 1, 3, 4, 5, 31, 100]) {
-        for (const inPlace of [true, false]) {
-          inTwins((twins) => {
-            const act = twins.floats(normals(n, n).map((v, i) => (i % 17 === 3 ? NaN : v)));
-            const ids = twins.ints(Array.from({ length: n }, (_, i) => 2 * i + 1));
-            const weight = twins.floats(normals(2 * n + 2, n + 1).map(Math.abs));
-            const outIds = inPlace ? ids : twins.alloc(n * 4, true);
-            const outAct = inPlace ? act : twins.alloc(n * 4);
-            const [a, b] = twins.both((k) => k.keepLarge(act, ids, n, weight, 0.4, outIds, outAct));
-            expect(a).toBe(b);
-            expect(a < n || n < 4).toBe(true);
-            twins.expectSameBytes(outIds, a * 4, 'ids');
-            twins.read(0, outAct, a).forEach((value, i) => expect(twins.read(1, outAct, a)[i]).toBe(value));
-          });
+    test.skipIf(without('keepLarge'))(
+      called('keepLarge: what weighs enough stays, in place or not; NaN stays', 'keepLarge'),
+      () => {
+        for (const n of [0, 1, 3, 4, 5, 31, 100]) {
+          for (const inPlace of [true, false]) {
+            inTwins((twins) => {
+              const act = twins.floats(normals(n, n).map((v, i) => (i % 17 === 3 ? NaN : v)));
+              const ids = twins.ints(Array.from({ length: n }, (_, i) => 2 * i + 1));
+              const weight = twins.floats(normals(2 * n + 2, n + 1).map(Math.abs));
+              const outIds = inPlace ? ids : twins.alloc(n * 4, true);
+              const outAct = inPlace ? act : twins.alloc(n * 4);
+              const [a, b] = twins.both((k) => k.keepLarge(act, ids, n, weight, 0.4, outIds, outAct));
+              expect(a).toBe(b);
+              expect(a < n || n < 4).toBe(true);
+              twins.expectSameBytes(outIds, a * 4, 'ids');
+              twins.read(0, outAct, a).forEach((value, i) => expect(twins.read(1, outAct, a)[i]).toBe(value));
+            });
+          }
         }
-      }
-    });
+      },
+    );
 
     test.each(ACTIVATION_KINDS)('gateUp %s: products and how many are not zero', (kind) => {
       for (const n of [0, 1, 3, 4, 7, 33, 100]) {
@@ -458,7 +489,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
       }
     });
 
-    test('biasRelu with and without bias', () => {
+    test.skipIf(without('biasRelu'))(called('biasRelu with and without bias', 'biasRelu'), () => {
       for (const n of [1, 3, 4, 7, 100]) {
         inTwins((twins) => {
           const bias = twins.floats(normals(n, 1));
@@ -472,7 +503,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
     });
   });
 
-  test('addListed adds the listed biases', () => {
+  test.skipIf(without('addListed'))(called('addListed adds the listed biases', 'addListed'), () => {
     for (const n of [0, 1, 3, 7, 100]) {
       inTwins((twins) => {
         const x = twins.floats(normals(n, 1), true);
@@ -486,7 +517,7 @@ export function conformance({ name, create }: ConformanceSubject): void {
 
   // ---- the rest of the layer -------------------------------------------------------------------------
 
-  describe('the rest of the layer', () => {
+  describe.skipIf(without('rmsNorm'))(called('the rest of the layer', 'rmsNorm'), () => {
     const SIZES = [1, 3, 4, 7, 32, 100, 257, 4096];
 
     test.each(SIZES)('rmsNorm of %d, apart and in place', (n) => {
@@ -634,49 +665,54 @@ export function conformance({ name, create }: ConformanceSubject): void {
 
   // ---- making rows -----------------------------------------------------------------------------------
 
-  describe.each(WEIGHT_FORMATS)('making %s rows', (format) => {
-    const checkRows = (rows: Float32Array[], cols: number): void =>
-      inTwins((twins) => {
-        const xStride = alignUp(cols * 4, 16) + 16;
-        const values = new Float32Array((rows.length * xStride) / 4);
-        rows.forEach((row, r) => values.set(row, (r * xStride) / 4));
-        const x = twins.floats(values);
-        const stride = rowBytes(format, cols) + 32;
-        const dst = twins.alloc(rows.length * stride);
-        twins.both((k) => k.quantizeRows(format, x, xStride, rows.length, dst, stride, cols));
-        twins.expectSameBytes(dst, rows.length * stride, `${format} rows of ${cols}`);
-        const out = twins.alloc(cols * 4);
-        twins.both((k) => k.dequantizeRow(format, dst, out, cols));
-        differences.check('dequantizeRow', ...results(twins, out, cols), 0, 0);
+  describe.skipIf(without('quantizeRows')).each(WEIGHT_FORMATS)(
+    called('making %s rows', 'quantizeRows'),
+    (format) => {
+      const checkRows = (rows: Float32Array[], cols: number): void =>
+        inTwins((twins) => {
+          const xStride = alignUp(cols * 4, 16) + 16;
+          const values = new Float32Array((rows.length * xStride) / 4);
+          rows.forEach((row, r) => values.set(row, (r * xStride) / 4));
+          const x = twins.floats(values);
+          const stride = rowBytes(format, cols) + 32;
+          const dst = twins.alloc(rows.length * stride);
+          twins.both((k) => k.quantizeRows(format, x, xStride, rows.length, dst, stride, cols));
+          twins.expectSameBytes(dst, rows.length * stride, `${format} rows of ${cols}`);
+          const out = twins.alloc(cols * 4);
+          twins.both((k) => k.dequantizeRow(format, dst, out, cols));
+          differences.check('dequantizeRow', ...results(twins, out, cols), 0, 0);
+        });
+
+      test.each(COLUMNS)('the same bytes as the reference: %d columns', (cols) => {
+        checkRows([normals(cols, cols), normals(cols, cols + 1, 0.02), new Float32Array(cols)], cols);
       });
+      test.each(EXTREMES)('extreme values: $name', ({ values }) => {
+        for (const cols of [1, 32, 100, 128, 300])
+          checkRows([values(cols), values(cols).map((v) => -v)], cols);
+      });
+      test('random cases', () => {
+        const values = fc.oneof(
+          fc.float({ noNaN: true, noDefaultInfinity: true }),
+          fc.float({ min: -1, max: 1, noNaN: true }),
+          fc.constantFrom(0, -0, 0.5, -0.5, 7, -8),
+        );
+        fc.assert(
+          fc.property(fc.array(values, { minLength: 1, maxLength: 300 }), (row) =>
+            checkRows([Float32Array.from(row)], row.length),
+          ),
+          { numRuns: 60 },
+        );
+      });
+    },
+  );
 
-    test.each(COLUMNS)('the same bytes as the reference: %d columns', (cols) => {
-      checkRows([normals(cols, cols), normals(cols, cols + 1, 0.02), new Float32Array(cols)], cols);
-    });
-    test.each(EXTREMES)('extreme values: $name', ({ values }) => {
-      for (const cols of [1, 32, 100, 128, 300]) checkRows([values(cols), values(cols).map((v) => -v)], cols);
-    });
-    test('random cases', () => {
-      const values = fc.oneof(
-        fc.float({ noNaN: true, noDefaultInfinity: true }),
-        fc.float({ min: -1, max: 1, noNaN: true }),
-        fc.constantFrom(0, -0, 0.5, -0.5, 7, -8),
-      );
-      fc.assert(
-        fc.property(fc.array(values, { minLength: 1, maxLength: 300 }), (row) =>
-          checkRows([Float32Array.from(row)], row.length),
-        ),
-        { numRuns: 60 },
-      );
-    });
-  });
-
-  test('readProbe sums the words of a block', () =>
+  test.skipIf(without('readProbe'))(called('readProbe sums the words of a block', 'readProbe'), () =>
     inTwins((twins) => {
       const next = random(1);
       const block = twins.ints(Array.from({ length: 1000 }, () => next() * 2 ** 32));
       const begin = alignUp(block, 16);
       const [a, b] = twins.both((k) => k.readProbe(begin, 3840));
       expect(a).toBe(b);
-    }));
+    }),
+  );
 }

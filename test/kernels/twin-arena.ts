@@ -116,6 +116,8 @@ export class TwinArena {
 export class Differences {
   private readonly worst = new Map<string, { difference: number; tolerance: number }>();
 
+  constructor(private readonly smallest = SMALLEST) {}
+
   /**
    * |subject - reference| <= tolerance * scale for every element; the same infinity, or NaN on both sides,
    * is equal. `scale` is what rounding errors are proportional to, such as the sum of |w x| of a dot product.
@@ -129,7 +131,7 @@ export class Differences {
   ): void {
     for (let i = 0; i < reference.length; i++) {
       if (Object.is(subject[i], reference[i])) continue;
-      const unit = (typeof scale === 'number' ? scale : scale[i]) + SMALLEST;
+      const unit = (typeof scale === 'number' ? scale : scale[i]) + this.smallest;
       const difference = Math.abs(subject[i] - reference[i]) / unit;
       if (!(difference <= tolerance)) {
         expect.fail(
@@ -154,3 +156,5 @@ export class Differences {
 
 /** Added to every scale: differences between denormal results are no errors. */
 const SMALLEST = 1e-36;
+/** The same where denormal products are zero too, some hundreds in a sum: WGSL leaves that to the device. */
+export const SMALLEST_OF_FLUSHED = 2e-30;

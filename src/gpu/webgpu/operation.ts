@@ -1,0 +1,49 @@
+/**
+ * An operation: one product or step of a layer, prepared when a model is loaded. Its pipelines are compiled and its
+ * buffers bound; what is left for a token is to know how many rows of a step there are.
+ */
+import { createUniform } from './buffers.js';
+import type { GpuDevice } from './device.js';
+import type { Dispatch } from './kernel.js';
+import type { GpuRows, RowPart } from './rows.js';
+
+export interface Operation {
+  readonly name: string;
+  /** What a step with so many tokens dispatches, in order. */
+  dispatches(tokens: number): readonly Dispatch[];
+}
+
+/** Keeps what `make` says for each number of tokens: a step allocates nothing the second time. */
+export function operation(name: string, make: (tokens: number) => readonly Dispatch[]): Operation {
+  const made = new Map<number, readonly Dispatch[]>();
+  return {
+    name,
+    dispatches(tokens) {
+      let found = made.get(tokens);
+      if (!found) made.set(tokens, (found = make(tokens)));
+      return found;
+    },
+  };
+}
+
+/** Uniform of a part of a matrix, as kernels read it: first row, rows, and two words of the kernel's own. */
+export const PART_TYPE = 'vec4<u32>';
+
+/** One uniform buffer for every part of `rows`. */
+export async function partUniforms(
+  gpu: GpuDevice,
+  label: string,
+  rows: GpuRows,
+  own: readonly [number, number] = [0, 0],
+): Promise<{ part: RowPart; uniform: GPUBuffer }[]> {
+  const made = [];
+  for (const part of rows.parts) {
+    made.push({ part, uniform: await createUniform(gpu, label, [part.first, part.rows, ...own]) });
+  }
+  return made;
+}
+
+/** The bits of an f32, for uniforms of words. */
+export function floatBits(value: number): number {
+  return new Uint32Array(Float32Array.of(value).buffer)[0];
+}
