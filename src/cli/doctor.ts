@@ -11,8 +11,41 @@ export function registerDoctor(program: Command, context: CliContext): void {
     .command('doctor')
     .description('Show cores, memory, kernels, GPU providers, what is missing and how to get it.');
   outputOptions(command)
-    .addHelpText('after', '\nExamples:\n  hybrid-infer doctor\n  hybrid-infer doctor --json')
-    .action(() => doctor(context));
+    .option('--tune-gpu', "time the WebGPU kernels' work-groups on this GPU and keep the best")
+    .addHelpText(
+      'after',
+      '\nExamples:\n  hybrid-infer doctor\n  hybrid-infer doctor --json\n  hybrid-infer doctor --tune-gpu',
+    )
+    .action(({ tuneGpu }: { tuneGpu?: true }) => (tuneGpu ? tune(context) : doctor(context)));
+}
+
+/** Results do not depend on what is found here, only speed does. */
+async function tune(context: CliContext): Promise<void> {
+  const [{ GpuDevice }, { tuneDevice }, { keepTuning }] = await Promise.all([
+    import('../gpu/webgpu/device.js'),
+    import('../gpu/webgpu/tune.js'),
+    import('../gpu/webgpu/tuning.js'),
+  ]);
+  const gpu = await GpuDevice.open();
+  try {
+    const { facts } = gpu;
+    const report = await tuneDevice(gpu, (choice) => {
+      context.signal.throwIfAborted();
+      context.note(`timing ${choice} ...`);
+    });
+    const path = await keepTuning(facts, report.tuning);
+    if (context.json) {
+      context.printJson({ adapter: facts.name, software: facts.software, path, ...report });
+      return;
+    }
+    const note = facts.software ? ' (software: these times say nothing about a GPU)' : '';
+    const tried = report.tried.map((t) => `${t.microseconds.toFixed(1).padStart(12)} µs  ${t.choice}`);
+    context.print(
+      [`${facts.name}${note}`, ...tried, `kept in ${path}: ${JSON.stringify(report.tuning)}`].join('\n'),
+    );
+  } finally {
+    await gpu.close();
+  }
 }
 
 async function doctor(context: CliContext): Promise<void> {
