@@ -158,12 +158,13 @@ export const KERNELS = {
     ['n', 'count'],
   ),
   /**
-   * Where |act[i]| * weight[ids[i]] >= least for i < n (NaN passes), append ids[i] to outIds and act[i] to outAct.
-   * Returns how many passed. outIds may be ids or stand before it, outAct likewise.
+   * Where |act[i] * times[i]| * weight[ids[i]] >= least for i < n (times 0: all ones; NaN passes), append ids[i] to
+   * outIds and act[i] to outAct. Returns how many passed. outIds may be ids or stand before it, outAct likewise.
    */
   keepLarge: kernel(
     'count',
     ['act', { of: 'f32', size: 'n' }],
+    ['times', { of: 'f32', size: 'n', optional: true }],
     ['ids', { of: 'u32', size: 'n' }],
     ['n', 'count'],
     ['weight', { of: 'f32', size: 'reach(ids)' }],

@@ -414,14 +414,19 @@ export function conformance({ name, create }: ConformanceSubject): void {
 
     test('keepLarge: what weighs enough stays, in place or not; NaN stays', () => {
       for (const n of [0, 1, 3, 4, 5, 31, 100]) {
-        for (const inPlace of [true, false]) {
+        for (const [inPlace, timed] of [
+          [true, false],
+          [false, false],
+          [true, true],
+        ]) {
           inTwins((twins) => {
             const act = twins.floats(normals(n, n).map((v, i) => (i % 17 === 3 ? NaN : v)));
             const ids = twins.ints(Array.from({ length: n }, (_, i) => 2 * i + 1));
+            const times = timed ? twins.floats(normals(n, n + 2)) : 0;
             const weight = twins.floats(normals(2 * n + 2, n + 1).map(Math.abs));
             const outIds = inPlace ? ids : twins.alloc(n * 4, true);
             const outAct = inPlace ? act : twins.alloc(n * 4);
-            const [a, b] = twins.both((k) => k.keepLarge(act, ids, n, weight, 0.4, outIds, outAct));
+            const [a, b] = twins.both((k) => k.keepLarge(act, times, ids, n, weight, 0.4, outIds, outAct));
             expect(a).toBe(b);
             expect(a < n || n < 4).toBe(true);
             twins.expectSameBytes(outIds, a * 4, 'ids');

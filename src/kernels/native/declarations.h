@@ -26,7 +26,7 @@ struct Argument {
 namespace declared {
 
 constexpr size_t kKernels = 21;
-constexpr char kDigest[] = "97f8fee4d6fa5635e58a3ae326367aca6a99dec04f347f1d390fd43f909f4da2";
+constexpr char kDigest[] = "b60b2eacf4a73517b8e31ea2adc7451feb88b03df48142aeeba681b87aead039";
 
 struct quantize {
   static constexpr char name[] = "quantize";
@@ -122,13 +122,14 @@ struct contribution {
 struct keepLarge {
   static constexpr char name[] = "keepLarge";
   static constexpr Argument arguments[] = {
-      {Kind::pointer, false, Item::f32, Measure::value, 2, Measure::one, 0, 0, 1},  // act
-      {Kind::pointer, false, Item::u32, Measure::value, 2, Measure::one, 0, 0, 1},  // ids
+      {Kind::pointer, false, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // act
+      {Kind::pointer, true, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // times
+      {Kind::pointer, false, Item::u32, Measure::value, 3, Measure::one, 0, 0, 1},  // ids
       {Kind::count, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // n
-      {Kind::pointer, false, Item::f32, Measure::reach, 1, Measure::one, 0, 0, 1},  // weight
+      {Kind::pointer, false, Item::f32, Measure::reach, 2, Measure::one, 0, 0, 1},  // weight
       {Kind::real, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // least
-      {Kind::pointer, false, Item::u32, Measure::value, 2, Measure::one, 0, 0, 1},  // outIds
-      {Kind::pointer, false, Item::f32, Measure::value, 2, Measure::one, 0, 0, 1},  // outAct
+      {Kind::pointer, false, Item::u32, Measure::value, 3, Measure::one, 0, 0, 1},  // outIds
+      {Kind::pointer, false, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // outAct
   };
 };
 

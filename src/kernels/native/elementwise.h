@@ -113,15 +113,16 @@ void contribution(Activation kind, float* gate, const float* up, size_t n) {
   }
 }
 
-size_t keepLarge(const float* act, const uint32_t* ids, size_t n, const float* weight, float least, uint32_t* outIds,
-                 float* outAct) {
+size_t keepLarge(const float* act, const float* times, const uint32_t* ids, size_t n, const float* weight, float least,
+                 uint32_t* outIds, float* outAct) {
   size_t kept = 0;
   for (size_t i = 0; i < n; i++) {
     const uint32_t id = ids[i];
     const float value = act[i];
+    const float size = std::fabs(times == nullptr ? value : value * times[i]) * weight[id];
     outIds[kept] = id;
     outAct[kept] = value;
-    kept += !(std::fabs(value) * weight[id] < least);  // NaN passes
+    kept += !(size < least);  // NaN passes
   }
   return kept;
 }

@@ -130,6 +130,7 @@ export function contribution(kind: i32, gate: u32, up: u32, n: u32): void {
 
 export function keepLarge(
   act: u32,
+  times: u32,
   ids: u32,
   n: u32,
   weight: u32,
@@ -141,7 +142,8 @@ export function keepLarge(
   for (let i: u32 = 0; i < n; i++) {
     const id = load<u32>(ids + i * 4);
     const value = f32.load(act + i * 4);
-    if (Mathf.abs(value) * f32.load(weight + id * 4) < least) continue;
+    const size = Mathf.abs(times ? value * f32.load(times + i * 4) : value);
+    if (size * f32.load(weight + id * 4) < least) continue;
     store<u32>(outIds + kept * 4, id);
     f32.store(outAct + kept * 4, value);
     kept++;
