@@ -131,7 +131,7 @@ function ffnChunk(
   else if (skip) listCold(context, layer, chunk, n);
   const listed = before !== null || mixture || skip !== null;
   let nnz = listed ? activeOfList(context, layer, l, rows, step) : activeOfAll(context, layer, l, chunk, rows, step); // prettier-ignore
-  if (predictor?.afterGate) nnz = keepScored(context, layer, l, predictor, predictor.afterGate, rows, step);
+  if (predictor?.afterGate) nnz = keepScored(context, layer, l, predictor, listed, rows, step);
   if (predictor) {
     const found = before ? scratch.candidates : scratch.active;
     for (let t = 0; t < n; t++) {
@@ -174,26 +174,42 @@ function ffnChunk(
 }
 
 /**
- * Candidates among the neurons that passed the gate: those whose bound allows it are scored by the sketch of up.
+ * Candidates among the neurons whose gate was computed: those whose bound allows it are scored by the sketch of up.
+ * @param listed the gates' bounds are still to be applied
  * @returns entries that stay in scratch.active
  */
 function keepScored(
   context: LaneContext,
   layer: LayerPlacement,
   l: number,
-  { fc2 }: PredictorPlacement,
-  { weights, bounds }: AfterGate,
+  { fc2, afterGate }: PredictorPlacement,
+  listed: boolean,
   rows: Rows,
   step: Step,
 ): number {
-  const { kernels } = context.arenas[layer.arena];
+  const { kernels, u32 } = context.arenas[layer.arena];
   const { offsets, ids, up } = context.scratch.active;
+  const { weights, bounds } = afterGate!;
   const { normed, count: n } = rows;
-  const possible = keepListed(context, layer, l, n, bounds, 1, 0, step, Stat.SCORED);
+  if (listed) keepListed(context, layer, l, n, bounds, 1, 0, step, Stat.SCORED);
+  else countEntries(context, l, n, step, Stat.SCORED, u32);
   const [x, xRow] = [operand(fc2.format, normed), operandRow(fc2.format, normed)];
   kernels.dotLists(fc2.format, fc2.ptr, fc2.stride, offsets, ids, n, x, xRow, up, fc2.cols);
-  if (layer.upBias) kernels.addListed(up, layer.upBias, ids, possible);
+  if (layer.upBias) kernels.addListed(up, layer.upBias, ids, u32[(offsets >>> 2) + n]);
   return keepListed(context, layer, l, n, weights, 1, up, step, Stat.CANDIDATES);
+}
+
+function countEntries(
+  context: LaneContext,
+  l: number,
+  n: number,
+  step: Step,
+  stat: number,
+  u32: Uint32Array,
+): void {
+  const at = context.scratch.active.offsets >>> 2;
+  for (let t = 0; t < n; t++)
+    context.stats[counters(context, step, t, l) + stat] += u32[at + t + 1] - u32[at + t];
 }
 
 /**
@@ -266,7 +282,9 @@ function activeOfAll(
   const size = chunkSize(layer.chunks[chunk]);
   const { gate } = layer;
   const kind = layout.activation;
-  const threshold = layer.cut.gate;
+  const after = afterGate(layer);
+  const threshold = after ? 1 : layer.cut.gate;
+  const weight = after ? after.bounds + begin * 4 : 0;
   const { offsets, ids, act } = scratch.active;
   const { normed, count: n } = rows;
   const w = gate.ptr + begin * gate.stride;
@@ -284,12 +302,16 @@ function activeOfAll(
     at +=
       layer.mode === 'dense'
         ? activateAll(context, layer, gates, size, begin, ids + at * 4, act + at * 4)
-        : kernels.activate(kind, threshold, gates, size, 0, begin, ids + at * 4, act + at * 4);
+        : kernels.activate(kind, threshold, gates, size, 0, begin, weight, ids + at * 4, act + at * 4);
     countGates(context, layer, l, t, size, step);
   }
   u32[(offsets >>> 2) + n] = at;
   return at;
 }
+
+/** The scores of a layer whose candidates are chosen after the gate. */
+const afterGate = ({ mode, predictor }: LayerPlacement): AfterGate | null =>
+  mode === 'predicted' && predictor ? predictor.afterGate : null;
 
 function countGates(
   { stats, layout }: LaneContext,
@@ -301,7 +323,7 @@ function countGates(
 ): void {
   const at = counters({ layout }, step, t, l);
   stats[at + Stat.GATES] += size;
-  if (layer.mode !== 'predicted' || !layer.predictor?.afterGate) stats[at + Stat.CANDIDATES] += size;
+  if (!afterGate(layer)) stats[at + Stat.CANDIDATES] += size;
 }
 
 /** Gates of the listed candidates (scratch.candidates), then per row those that pass. @returns entries */
@@ -335,7 +357,7 @@ function activeOfList(
     at +=
       layer.mode === 'dense'
         ? activateAll(context, layer, gates, size, -1, outIds, outAct, ids)
-        : kernels.activate(kind, threshold, gates, size, ids, 0, outIds, outAct);
+        : kernels.activate(kind, threshold, gates, size, ids, 0, 0, outIds, outAct);
     countGates(context, layer, l, t, size, step);
   }
   u32[(active.offsets >>> 2) + n] = at;
@@ -357,7 +379,7 @@ function activateAll(
   const { gate: threshold } = layer.cut;
   const { kernels, f32, u32 } = context.arenas[layer.arena];
   if (isSmooth(kind))
-    return kernels.activate(kind, threshold, gates, count, ids, Math.max(0, begin), outIds, outAct);
+    return kernels.activate(kind, threshold, gates, count, ids, Math.max(0, begin), 0, outIds, outAct);
   const [g, i, a] = [gates >>> 2, outIds >>> 2, outAct >>> 2];
   const cut = kind === 'fatrelu' ? Math.fround(threshold) : 0;
   for (let k = 0; k < count; k++) {

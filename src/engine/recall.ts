@@ -55,7 +55,7 @@ function countPart(
   const w = gate.ptr + begin * gate.stride;
   kernels.dot(gate.format, w, gate.stride, size, operand(gate.format, x), 0, 1, gates, size, gate.cols);
   if (layer.gateBias) kernels.addScaled(gates, layer.gateBias + begin * 4, 1, size);
-  const passed = kernels.activate(kind, layer.cut.gate, gates, size, 0, begin, ids, act);
+  const passed = kernels.activate(kind, layer.cut.gate, gates, size, 0, begin, 0, ids, act);
   u32[offsets >>> 2] = 0;
   u32[(offsets >>> 2) + 1] = passed;
   if (layout.block.gated) {

@@ -58,7 +58,7 @@ const SKETCHES: readonly SketchFormat[] = ['q1', 'q2', 'q3'];
  * Reckoned with of up, in root mean squares of its sketch: larger values are one in twenty, and what they lift over
  * the cut lies just above it.
  */
-const REACH = 2;
+const REACH = 1.5;
 /** Samples that the mean is taken of. */
 const REACH_SAMPLES = 512;
 /** Cuts, and cuts moved by a threshold, must fit f32. */

@@ -26,7 +26,7 @@ struct Argument {
 namespace declared {
 
 constexpr size_t kKernels = 21;
-constexpr char kDigest[] = "b60b2eacf4a73517b8e31ea2adc7451feb88b03df48142aeeba681b87aead039";
+constexpr char kDigest[] = "bd0154a95936d656657169783fb262d7c1a9de10283838a530c1a3d0ece68d1a";
 
 struct quantize {
   static constexpr char name[] = "quantize";
@@ -94,6 +94,7 @@ struct activate {
       {Kind::count, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // n
       {Kind::pointer, true, Item::u32, Measure::value, 3, Measure::one, 0, 0, 1},  // ids
       {Kind::count, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // firstId
+      {Kind::pointer, true, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // weight
       {Kind::pointer, false, Item::u32, Measure::value, 3, Measure::one, 0, 0, 1},  // outIds
       {Kind::pointer, false, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // outAct
   };

@@ -85,6 +85,7 @@ export function activate(
   n: u32,
   ids: u32,
   firstId: u32,
+  weight: u32,
   outIds: u32,
   outAct: u32,
 ): u32 {
@@ -92,8 +93,10 @@ export function activate(
   let passed: u32 = 0;
   for (let i: u32 = 0; i < n; i += 4) {
     const values = sigma(kind, load4(gate, i, n), cut);
+    let sizes = f32x4.abs(values);
+    if (weight != 0) sizes = f32x4.mul(sizes, load4(weight, i, n));
     let mask: u32 = i32x4.bitmask(
-      kind > RELU2 ? v128.not(f32x4.le(f32x4.abs(values), cut)) : f32x4.ne(values, f32x4.splat(0)),
+      kind > RELU2 ? v128.not(f32x4.le(sizes, cut)) : f32x4.ne(values, f32x4.splat(0)),
     );
     mask &= valid(i, n);
     while (mask != 0) {
