@@ -7,7 +7,7 @@ export interface TokenBytes {
   attention: number;
   /** Rows of the router, in a mixture. */
   router: number;
-  /** Gate rows of candidates. */
+  /** Gate rows of candidates, or of all neurons where those are chosen after the gate. */
   gate: number;
   /** Up rows and down columns of neurons that passed the gate. */
   upDown: number;
@@ -25,13 +25,14 @@ export function bytesPerToken(layout: ModelLayout, densities: LayerDensity[], po
     bytes.attention +=
       layer.qkv.rows * layer.qkv.stride + layer.o.rows * layer.o.stride + 8 * config.hiddenSize;
     bytes.router += layer.router ? layer.router.rows * layer.router.stride : 0;
-    bytes.gate += densities[l].candidates * layer.gate.stride;
+    bytes.gate += densities[l].gates * layer.gate.stride;
     bytes.upDown += densities[l].gated * layer.ffn.stride;
     const p = layer.predictor;
     if (p && layer.mode === 'predicted') {
-      bytes.predictor +=
-        (p.fc1 ? p.fc1.rows * p.fc1.stride + 4 * p.rank : 0) +
-        (block.activeExperts / block.experts) * p.fc2.rows * (p.fc2.stride + (p.up?.stride ?? 0) + 4);
+      const rows = (block.activeExperts / block.experts) * p.fc2.rows;
+      bytes.predictor += p.afterGate
+        ? densities[l].scored * (p.fc2.stride + 4) + 4 * rows // and a bound of every neuron
+        : (p.fc1 ? p.fc1.rows * p.fc1.stride + 4 * p.rank : 0) + rows * (p.fc2.stride + 4);
     }
     const kvRow = layout.kvFormat === 'f32' ? config.headDim * 4 : config.headDim + 4;
     bytes.kvCache += 2 * config.kvHeads * kvRow * Math.min(positions, layer.window);

@@ -13,7 +13,7 @@ import { chunksFor, cutIn, type ActivationCut, type FfnMode } from './ffn-plan.j
 import type { GenerateTask, SequenceAccount, StopReason, TokenLogprob } from './jobs.js';
 import { KV_PAGE } from '../kernels/layout.js';
 import { LanePool } from './lanes.js';
-import { planLayout, type InlineItem, type LoadItem, type ModelLayout } from './layout.js';
+import { afterGateOf, planLayout, type InlineItem, type LoadItem, type ModelLayout } from './layout.js';
 import { resolveOptions, wholeNumber } from './options.js';
 import type {
   EngineGpu,
@@ -198,6 +198,13 @@ export class Engine {
     }
     return this.alone(async () => {
       const f32 = new Float32Array(this.memories[layer.arena].buffer);
+      if (predictor.afterGate) {
+        const { reach, weights, bounds } = predictor.afterGate;
+        const stored = Float32Array.from(predictor.scoredRows, (row) => cut[row]);
+        const values = afterGateOf(reach, stored);
+        f32.set(values.weights, weights >>> 2);
+        f32.set(values.bounds, bounds >>> 2);
+      }
       predictor.chunks.forEach((part, chunk) => {
         const { scored } = layer.chunks[chunk];
         for (let i = 0; i < scored; i++)

@@ -48,8 +48,9 @@ export interface QuantRows {
  * One layer's predictor: score = fc2 . h, x the FFN input after its norm, and
  * h = relu(fc1 . x + b1), or fc1 . x when b1 is null, or x itself when fc1 is null (a sketch of W_gate).
  * Neuron scored[i] is a candidate when score_i >= cut[i]; fc2's own bias and the threshold are folded into cut.
- * With `up`, both are sketches, of W_gate and W_up, and score = |sigma(fc2 . x + b) (up . x + b)|, b the biases of
- * the layer itself; without a gate in the model |sigma(fc2 . x + b)|.
+ * `contribution` (a plain FFN without zeros): score = |sigma(fc2 . x + b)|, b the layer's own bias.
+ * `reach` (a gated one): fc2 is a sketch of W_up that meets the exact gate, of which every one is computed:
+ * score = |sigma(gate)| min(|fc2 . x + b|, reach). It scores all neurons, in the model's order.
  */
 export interface PredictorWeights {
   rank: number; // hidden units; d for a sketch
@@ -58,7 +59,7 @@ export interface PredictorWeights {
   fc2: QuantRows; // [scored.length][rank]
   /** The score is a contribution. @default false */
   contribution?: boolean;
-  up?: QuantRows | null; // [scored.length][d]
+  reach?: Float32Array | null; // [nFf]
   cut: Float32Array; // [scored.length]
 }
 

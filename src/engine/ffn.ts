@@ -3,7 +3,8 @@
  *
  *     dense      gate, up and down of every neuron
  *     exact      gate of every neuron; up and down where the gate passed (S2, S3)
- *     predicted  the predictor's candidates; their gates; up and down where the gate passed
+ *     predicted  the predictor's candidates; their gates; up and down where the gate passed. Or the gate of every
+ *                neuron, and up and down of the candidates that a sketch of up makes of those (`AfterGate`)
  *
  * Without a gate (plain FFNs) fc1 takes the gate's place, and x1 = sigma(fc1 x + b) is known before up.
  *
@@ -17,7 +18,7 @@ import { chooseExperts, chooseInExperts, listChosen, weighExperts } from './expe
 import { chunkSize } from './ffn-plan.js';
 import { addRows, gpuUnits, postRows } from './gpu-link.js';
 import type { LaneContext } from './lane-context.js';
-import type { LayerPlacement, PredictorPlacement } from './layout.js';
+import type { AfterGate, LayerPlacement, PredictorPlacement } from './layout.js';
 import { operand, operandRow, product } from './products.js';
 import { countRecall } from './recall.js';
 import { publish, type Rows } from './rows.js';
@@ -105,15 +106,18 @@ function ffnChunk(
 
   const skip = context.gpu && layer.gpu;
   const mixture = layer.router !== null;
-  if (predictor && mixture) chooseInExperts(context, layer, chunk, predictor, rows);
-  else if (predictor) chooseCandidates(context, layer, chunk, predictor, rows);
+  const before = predictor?.afterGate ? null : predictor;
+  if (before && mixture) chooseInExperts(context, layer, chunk, before, rows);
+  else if (before) chooseCandidates(context, layer, chunk, before, rows);
   else if (mixture) listChosen(context, layer, chunk, n);
   else if (skip) listCold(context, layer, chunk, n);
-  const listed = predictor !== null || mixture || skip !== null;
+  const listed = before !== null || mixture || skip !== null;
   let nnz = listed ? activeOfList(context, layer, l, rows, step) : activeOfAll(context, layer, l, chunk, rows, step); // prettier-ignore
+  if (predictor?.afterGate) nnz = keepScored(context, layer, l, predictor, listed, rows, step);
   if (predictor) {
+    const found = before ? scratch.candidates : scratch.active;
     for (let t = 0; t < n; t++) {
-      if (step.flags[t] & RowFlag.MEASURE) countRecall(context, layer, l, chunk, rows, step, t);
+      if (step.flags[t] & RowFlag.MEASURE) countRecall(context, layer, l, chunk, found, rows, step, t);
     }
   }
   began = endSpan(context, 'gate', began);
@@ -129,11 +133,14 @@ function ffnChunk(
     const size = u32[(offsets >>> 2) + t + 1] - begin;
     const at = counters(context, step, t, l);
     stats[at + Stat.GATED] += size;
-    stats[at + Stat.ACTIVE] += gated
+    const active = gated
       ? kernels.gateUp(kind, act + begin * 4, up + begin * 4, size)
       : countActive(f32, act + begin * 4, size);
+    if (layer.cut.contribution === 0) stats[at + Stat.ACTIVE] += active; // otherwise what the cut leaves
   }
-  if (layer.cut.contribution > 0) nnz = dropSmall(context, layer, l, rows, step);
+  if (layer.cut.contribution > 0) {
+    nnz = keepListed(context, layer, l, n, layer.downNorms, layer.cut.contribution, 0, step, Stat.ACTIVE);
+  }
   if (mixture) weighExperts(context, layer, chunk, n);
   if (normsX1) sumSquares(context, layer, chunk, n);
   context.trace?.recordActivations(context, layer, l, n, step);
@@ -148,30 +155,75 @@ function ffnChunk(
   endSpan(context, 'down', began);
 }
 
-/** What contributes less than the layer's cut leaves the lists. @returns entries that stay */
-function dropSmall(context: LaneContext, layer: LayerPlacement, l: number, rows: Rows, step: Step): number {
+/**
+ * Candidates among the neurons whose gate was computed: those whose bound allows it are scored by the sketch of up.
+ * @param listed the gates' bounds are still to be applied
+ * @returns entries that stay in scratch.active
+ */
+function keepScored(
+  context: LaneContext,
+  layer: LayerPlacement,
+  l: number,
+  { fc2, afterGate }: PredictorPlacement,
+  listed: boolean,
+  rows: Rows,
+  step: Step,
+): number {
+  const { kernels, u32 } = context.arenas[layer.arena];
+  const { offsets, ids, up } = context.scratch.active;
+  const { weights, bounds } = afterGate!;
+  const { normed, count: n } = rows;
+  if (listed) keepListed(context, layer, l, n, bounds, 1, 0, step, Stat.SCORED);
+  else countEntries(context, l, n, step, Stat.SCORED, u32);
+  const [x, xRow] = [operand(fc2.format, normed), operandRow(fc2.format, normed)];
+  kernels.dotLists(fc2.format, fc2.ptr, fc2.stride, offsets, ids, n, x, xRow, up, fc2.cols);
+  if (layer.upBias) kernels.addListed(up, layer.upBias, ids, u32[(offsets >>> 2) + n]);
+  return keepListed(context, layer, l, n, weights, 1, up, step, Stat.CANDIDATES);
+}
+
+function countEntries(
+  context: LaneContext,
+  l: number,
+  n: number,
+  step: Step,
+  stat: number,
+  u32: Uint32Array,
+): void {
+  const at = context.scratch.active.offsets >>> 2;
+  for (let t = 0; t < n; t++)
+    context.stats[counters(context, step, t, l) + stat] += u32[at + t + 1] - u32[at + t];
+}
+
+/**
+ * What is too small leaves scratch.active: |act times| weight below `least` (Kernels.keepLarge).
+ * @param times beside act; 0: all ones
+ * @param stat counts what stays
+ * @returns entries that stay
+ */
+function keepListed(
+  context: LaneContext,
+  layer: LayerPlacement,
+  l: number,
+  n: number,
+  weight: number,
+  least: number,
+  times: number,
+  step: Step,
+  stat: number,
+): number {
   const { kernels, u32 } = context.arenas[layer.arena];
   const { offsets, ids, act } = context.scratch.active;
-  const { contribution } = layer.cut;
   let at = 0;
-  for (let t = 0; t < rows.count; t++) {
+  for (let t = 0; t < n; t++) {
     const begin = u32[(offsets >>> 2) + t];
     const size = u32[(offsets >>> 2) + t + 1] - begin;
     u32[(offsets >>> 2) + t] = at;
-    const [from, outIds, outAct] = [ids + begin * 4, ids + at * 4, act + at * 4];
-    const kept = kernels.keepLarge(
-      act + begin * 4,
-      from,
-      size,
-      layer.downNorms,
-      contribution,
-      outIds,
-      outAct,
-    );
-    context.stats[counters(context, step, t, l) + Stat.ACTIVE] -= size - kept;
+    const [values, from, factors] = [act + begin * 4, ids + begin * 4, times && times + begin * 4];
+    const kept = kernels.keepLarge(values, factors, from, size, weight, least, ids + at * 4, act + at * 4);
+    context.stats[counters(context, step, t, l) + stat] += kept;
     at += kept;
   }
-  u32[(offsets >>> 2) + rows.count] = at;
+  u32[(offsets >>> 2) + n] = at;
   return at;
 }
 
@@ -206,13 +258,15 @@ function activeOfAll(
   rows: Rows,
   step: Step,
 ): number {
-  const { layout, scratch, stats } = context;
+  const { layout, scratch } = context;
   const { kernels, u32 } = context.arenas[layer.arena];
   const { begin } = layer.chunks[chunk];
   const size = chunkSize(layer.chunks[chunk]);
   const { gate } = layer;
   const kind = layout.activation;
-  const threshold = layer.cut.gate;
+  const after = afterGate(layer);
+  const threshold = after ? 1 : layer.cut.gate;
+  const weight = after ? after.bounds + begin * 4 : 0;
   const { offsets, ids, act } = scratch.active;
   const { normed, count: n } = rows;
   const w = gate.ptr + begin * gate.stride;
@@ -230,11 +284,28 @@ function activeOfAll(
     at +=
       layer.mode === 'dense'
         ? activateAll(context, layer, gates, size, begin, ids + at * 4, act + at * 4)
-        : kernels.activate(kind, threshold, gates, size, 0, begin, ids + at * 4, act + at * 4);
-    stats[counters(context, step, t, l) + Stat.CANDIDATES] += size;
+        : kernels.activate(kind, threshold, gates, size, 0, begin, weight, ids + at * 4, act + at * 4);
+    countGates(context, layer, l, t, size, step);
   }
   u32[(offsets >>> 2) + n] = at;
   return at;
+}
+
+/** The scores of a layer whose candidates are chosen after the gate. */
+const afterGate = ({ mode, predictor }: LayerPlacement): AfterGate | null =>
+  mode === 'predicted' && predictor ? predictor.afterGate : null;
+
+function countGates(
+  { stats, layout }: LaneContext,
+  layer: LayerPlacement,
+  l: number,
+  t: number,
+  size: number,
+  step: Step,
+): void {
+  const at = counters({ layout }, step, t, l);
+  stats[at + Stat.GATES] += size;
+  if (!afterGate(layer)) stats[at + Stat.CANDIDATES] += size;
 }
 
 /** Gates of the listed candidates (scratch.candidates), then per row those that pass. @returns entries */
@@ -245,7 +316,7 @@ function activeOfList(
   rows: Rows,
   step: Step,
 ): number {
-  const { layout, scratch, stats } = context;
+  const { layout, scratch } = context;
   const { kernels, u32 } = context.arenas[layer.arena];
   const { gate } = layer;
   const kind = layout.activation;
@@ -268,8 +339,8 @@ function activeOfList(
     at +=
       layer.mode === 'dense'
         ? activateAll(context, layer, gates, size, -1, outIds, outAct, ids)
-        : kernels.activate(kind, threshold, gates, size, ids, 0, outIds, outAct);
-    stats[counters(context, step, t, l) + Stat.CANDIDATES] += size;
+        : kernels.activate(kind, threshold, gates, size, ids, 0, 0, outIds, outAct);
+    countGates(context, layer, l, t, size, step);
   }
   u32[(active.offsets >>> 2) + n] = at;
   return at;
@@ -290,7 +361,7 @@ function activateAll(
   const { gate: threshold } = layer.cut;
   const { kernels, f32, u32 } = context.arenas[layer.arena];
   if (isSmooth(kind))
-    return kernels.activate(kind, threshold, gates, count, ids, Math.max(0, begin), outIds, outAct);
+    return kernels.activate(kind, threshold, gates, count, ids, Math.max(0, begin), 0, outIds, outAct);
   const [g, i, a] = [gates >>> 2, outIds >>> 2, outAct >>> 2];
   const cut = kind === 'fatrelu' ? Math.fround(threshold) : 0;
   for (let k = 0; k < count; k++) {

@@ -47,12 +47,22 @@ export interface PredictorPlacement {
   fc1: Matrix<RowFormat> | null; // [rank][d]; null: a sketch, fc2 meets x itself
   b1: Ptr; // [rank] f32; 0: the hidden layer is linear
   fc2: Matrix<RowFormat>; // [scored][rank], in dealt order
-  contribution: boolean; // scores are sigma of the gate's times up's
-  up: Matrix<RowFormat> | null; // [scored][d], as fc2
+  contribution: boolean; // scores are |sigma| of fc1's sketch
+  /** fc2 sketches up behind the exact gate, a row a neuron in storage order; null: it is scored before the gate. */
+  afterGate: AfterGate | null;
   /** Dealt position -> row of the plan's scored list. */
   scoredRows: Uint32Array;
   /** Per chunk: its first fc2 row and its cuts (f32, each part aligned). */
   chunks: { firstRow: number; cut: Ptr }[];
+}
+
+/** What the factors behind a gate must reach, f32 [nFf] each, in storage order. */
+export interface AfterGate {
+  /** 1 / cut: a candidate has |sigma(gate) up| times this at least 1. */
+  weights: Ptr;
+  /** reach / cut: where |sigma(gate)| times this is below 1, up cannot make a candidate of it and is not scored. */
+  bounds: Ptr;
+  reach: Float32Array;
 }
 
 /** Keys or values of one KV head, in pages: position p stands in row table[p / KV_PAGE] * KV_PAGE + p % KV_PAGE. */
@@ -166,7 +176,6 @@ export interface LaneScratch {
   hiddenQ: Ptr; // [R] rows of rowHiddenQ bytes
   scores: Ptr; // [heads of one KV head][alignUp(contextLength, 16)] f32: attention
   scored: Ptr; // [T][alignUp(nMax, 4)] f32: predictor scores
-  scoredUp: Ptr; // likewise, of up; 0 where no predictor has any
   gate: Ptr; // [T * nMax] f32
   candidates: RowLists;
   active: RowLists & { act: Ptr; up: Ptr }; // act, up: f32 beside the ids
@@ -486,7 +495,6 @@ function planScratch(
     hiddenQ: arena.take(R * rows.rowHiddenQ),
     scores: arena.take((config.heads / config.kvHeads) * alignUp(options.contextLength, 16) * 4),
     scored: floats(T),
-    scoredUp: options.plan?.layers.some((layer) => layer.predictor?.up) ? floats(T) : 0,
     gate: floats(T),
     candidates: lists(T),
     active: { ...lists(T), act: floats(T), up: floats(T) },
@@ -522,10 +530,19 @@ function predictorBytes(plan: LayerPlan | null): number {
   const p = plan?.predictor;
   if (!p) return 0;
   return (
-    [p.fc1, p.fc2, p.up].reduce((sum, rows) => sum + (rows?.data.byteLength ?? 0), 0) +
-    4 * ((p.b1?.length ?? 0) + p.cut.length) +
+    [p.fc1, p.fc2].reduce((sum, rows) => sum + (rows?.data.byteLength ?? 0), 0) +
+    4 * ((p.b1?.length ?? 0) + p.cut.length + 2 * (p.reach?.length ?? 0)) +
     4096
   );
+}
+
+/** @param cuts in storage order, as reach */
+export function afterGateOf(
+  reach: Float32Array,
+  cuts: Float32Array,
+): { weights: Float32Array; bounds: Float32Array } {
+  const weights = cuts.map((cut) => 1 / Math.max(0, cut)); // 0: everything is a candidate
+  return { weights, bounds: weights.map((weight, i) => weight * reach[i]) };
 }
 
 function placePredictor(
@@ -540,6 +557,14 @@ function placePredictor(
     const out = new Uint8Array(data.byteLength);
     scoredRows.forEach((row, i) => out.set(data.subarray(row * stride, (row + 1) * stride), i * stride));
     return out;
+  };
+  const placeAfterGate = (reaches: Float32Array, cuts: Float32Array): AfterGate => {
+    const reach = Float32Array.from(scoredRows, (row) => reaches[row]);
+    const { weights, bounds } = afterGateOf(
+      reach,
+      Float32Array.from(scoredRows, (row) => cuts[row]),
+    );
+    return { weights: put(asBytes(weights)), bounds: put(asBytes(bounds)), reach };
   };
   let firstRow = 0;
   const perChunk = chunks.map((chunk) => {
@@ -564,7 +589,7 @@ function placePredictor(
     b1: p.b1 ? put(asBytes(p.b1)) : 0,
     fc2: matrix(p.fc2, dealt(p.fc2)),
     contribution: p.contribution ?? false,
-    up: p.up ? matrix(p.up, dealt(p.up)) : null,
+    afterGate: p.reach ? placeAfterGate(p.reach, p.cut) : null,
     scoredRows,
     chunks: perChunk,
   };

@@ -1,30 +1,32 @@
 /** Recall beside the run: what was truly active in a chunk, and which of it the predictor let through. */
 import { chunkSize, type NeuronChunk } from './ffn-plan.js';
 import type { LaneContext } from './lane-context.js';
-import type { LayerPlacement } from './layout.js';
+import type { LayerPlacement, RowLists } from './layout.js';
 import { operand } from './products.js';
 import type { Rows } from './rows.js';
 import { counters, Stat } from './stats.js';
 import type { Step } from './step.js';
 
 /**
- * What row t's chunk truly holds, compared with the row's candidates (scratch.candidates). Neurons of the GPU
- * always count as found. Changes nothing that the run itself reads.
+ * What row t's chunk truly holds, compared with the row's candidates. Neurons of the GPU always count as found.
+ * Changes nothing that the run itself reads.
  */
 export function countRecall(
   context: LaneContext,
   layer: LayerPlacement,
   l: number,
   chunk: number,
+  candidates: RowLists,
   rows: Rows,
   step: Step,
   t: number,
 ): void {
-  if (!layer.router) return countPart(context, layer, l, layer.chunks[chunk], 1, rows, step, t);
+  if (!layer.router) return countPart(context, layer, l, layer.chunks[chunk], 1, candidates, rows, step, t);
   const { experts: count, activeExperts: active } = context.layout.block;
   const { experts, weights } = context.routing;
   for (let j = t * active; j < (t + 1) * active; j++) {
-    countPart(context, layer, l, layer.chunks[chunk * count + experts[j]], weights[j], rows, step, t);
+    const part = layer.chunks[chunk * count + experts[j]];
+    countPart(context, layer, l, part, weights[j], candidates, rows, step, t);
   }
 }
 
@@ -35,6 +37,7 @@ function countPart(
   l: number,
   part: NeuronChunk,
   expertWeight: number,
+  candidates: RowLists,
   rows: Rows,
   step: Step,
   t: number,
@@ -52,7 +55,7 @@ function countPart(
   const w = gate.ptr + begin * gate.stride;
   kernels.dot(gate.format, w, gate.stride, size, operand(gate.format, x), 0, 1, gates, size, gate.cols);
   if (layer.gateBias) kernels.addScaled(gates, layer.gateBias + begin * 4, 1, size);
-  const passed = kernels.activate(kind, layer.cut.gate, gates, size, 0, begin, ids, act);
+  const passed = kernels.activate(kind, layer.cut.gate, gates, size, 0, begin, 0, ids, act);
   u32[offsets >>> 2] = 0;
   u32[(offsets >>> 2) + 1] = passed;
   if (layout.block.gated) {
@@ -61,7 +64,6 @@ function countPart(
     kernels.gateUp(kind, act, up, passed);
   }
 
-  const { candidates } = scratch;
   const end = u32[(candidates.offsets >>> 2) + t + 1];
   let c = u32[(candidates.offsets >>> 2) + t];
   const onGpu = context.gpu && layer.gpu ? layer.gpu.has : null;

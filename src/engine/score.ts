@@ -1,7 +1,6 @@
 /** A predictor's scores of neighbouring neurons. */
-import type { RowFormat } from '../kernels/layout.js';
 import type { LaneContext } from './lane-context.js';
-import type { LayerPlacement, Matrix, PredictorPlacement } from './layout.js';
+import type { LayerPlacement, PredictorPlacement } from './layout.js';
 import { operand, operandRow } from './products.js';
 import type { Rows } from './rows.js';
 
@@ -25,20 +24,16 @@ export function score(
 ): void {
   const { scratch, layout } = context;
   const { kernels } = context.arenas[layer.arena];
-  const { fc1, fc2, up, rank, contribution } = predictor;
+  const { fc1, fc2, rank, contribution } = predictor;
+  const { format, stride: wide } = fc2;
   const input = fc1 ? rows.hidden : rows.normed;
-  const multiply = ({ ptr, stride: wide, format }: Matrix<RowFormat>, out: number): void => {
-    const [x, xRow] = [operand(format, input), operandRow(format, input)];
-    kernels.dot(format, ptr + row * wide, wide, count, x + t * xRow, xRow, n, out, stride, rank);
-  };
-  const [gates, ups] = [scratch.scored + at, scratch.scoredUp + at];
-  multiply(fc2, gates);
+  const [x, xRow] = [operand(format, input), operandRow(format, input)];
+  const scores = scratch.scored + at;
+  kernels.dot(format, fc2.ptr + row * wide, wide, count, x + t * xRow, xRow, n, scores, stride, rank);
   if (!contribution) return;
-  if (up) multiply(up, ups);
   for (let r = 0; r < n; r++) {
-    const [g, u] = [gates + r * stride * 4, ups + r * stride * 4];
-    if (layer.gateBias) kernels.addScaled(g, layer.gateBias + first * 4, 1, count);
-    if (up && layer.upBias) kernels.addScaled(u, layer.upBias + first * 4, 1, count);
-    kernels.contribution(layout.activation, g, up ? u : 0, count);
+    const of = scores + r * stride * 4;
+    if (layer.gateBias) kernels.addScaled(of, layer.gateBias + first * 4, 1, count);
+    kernels.contribution(layout.activation, of, 0, count);
   }
 }

@@ -5,15 +5,17 @@ import { RowFlag, type Step } from './step.js';
 /** Per layer and lane, f64 each. Sums over tokens (`tokens` is counted by lane 0 only). */
 export const Stat = {
   TOKENS: 0, // tokens that went through this layer's FFN
-  CANDIDATES: 1, // neurons whose gate was computed
+  CANDIDATES: 1, // neurons that a predictor let through; without one those whose gate was computed
   GATED: 2, // neurons that passed the gate: up rows and down columns read
   ACTIVE: 3, // neurons with x1 != 0 among the computed ones
   TRUE_ACTIVE: 4, // neurons with x1 != 0 at all (measured only when asked)
   HIT: 5, // truly active and candidate
   TRUE_WEIGHT: 6, // sum of |x1| * ||down|| over truly active
   HIT_WEIGHT: 7, // the same over hits
+  GATES: 8, // neurons whose gate was computed: all candidates, and more where scores come after the gate
+  SCORED: 9, // neurons scored after the gate
 } as const;
-export const STATS_PER_LAYER = 8;
+export const STATS_PER_LAYER = 10;
 
 /** Shares are fractions; null: not measured. See DESIGN vocabulary in docs/architecture.md. */
 export interface LayerDensity {
@@ -21,8 +23,10 @@ export interface LayerDensity {
   predictedSparsity: number | null;
   recall: number | null;
   weightedRecall: number | null;
-  /** Mean neurons per token: gate rows computed; up rows and down columns read. */
+  /** Mean neurons per token: candidates; gate rows computed; scored after the gate; up rows and down columns read. */
   candidates: number;
+  gates: number;
+  scored: number;
   gated: number;
 }
 
@@ -84,6 +88,8 @@ export function layerDensity(
     recall: known ? ratio(sum[Stat.HIT], sum[Stat.TRUE_ACTIVE]) : null,
     weightedRecall: known ? ratio(sum[Stat.HIT_WEIGHT], sum[Stat.TRUE_WEIGHT]) : null,
     candidates: sum[Stat.CANDIDATES] / tokens,
+    gates: sum[Stat.GATES] / tokens,
+    scored: sum[Stat.SCORED] / tokens,
     gated: sum[Stat.GATED] / tokens,
   };
 }

@@ -20,6 +20,8 @@ export interface LayerEvaluation {
   predictedSparsity: number | null;
   recall: number | null;
   weightedRecall: number | null;
+  /** Mean neurons per token that were scored behind their gate. */
+  scored: number;
   /** Predictor's threshold; null where there is none. */
   threshold: number | null;
   rank: number | null;
@@ -106,6 +108,7 @@ export async function evaluateSettings(
         predictedSparsity: density.predictedSparsity,
         recall: density.recall,
         weightedRecall: density.weightedRecall,
+        scored: density.scored,
         threshold: null,
         rank: layout.layers[l].predictor?.rank ?? null,
       })),
@@ -134,6 +137,8 @@ function meanOverWindows(densities: LayerDensity[][]): LayerDensity[] {
           : recalls.reduce((sum: number, r, i) => sum + r! * active[i], 0) / totalActive,
       weightedRecall: optional((d) => d.weightedRecall),
       candidates: mean(all.map((d) => d.candidates)),
+      gates: mean(all.map((d) => d.gates)),
+      scored: mean(all.map((d) => d.scored)),
       gated: mean(all.map((d) => d.gated)),
     };
   });

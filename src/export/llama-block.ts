@@ -23,7 +23,8 @@ export function beyondLlama(config: ModelConfig): string | null {
     outputBias: false,
     block: { ...block, ffn: { ...block.ffn, bias: false }, layers },
   };
-  if (ropeScaling?.type === 'dynamic') return 'dynamic rope scaling';
+  if (ropeScaling?.type === 'dynamic' || ropeScaling?.type === 'longrope')
+    return `${ropeScaling.type} rope scaling`;
   return isLlamaBlock(rest) ? null : describeBlock(rest)[0];
 }
 

@@ -129,12 +129,13 @@ export function createReferenceKernels(memory: WebAssembly.Memory): Kernels {
 
     // ---- choosing neurons ----------------------------------------------------------------------------
 
-    activate(kind, threshold, gate, n, ids, firstId, outIds, outAct) {
+    activate(kind, threshold, gate, n, ids, firstId, weight, outIds, outAct) {
       let passed = 0;
       for (let i = 0; i < n; i++) {
         const id = ids === 0 ? firstId + i : u32[ids / 4 + i];
         const value = Math.fround(sigma(kind, Math.fround(threshold), f32[gate / 4 + i]));
-        if (isSmooth(kind) ? Math.abs(value) <= Math.fround(threshold) : value === 0) continue;
+        const size = Math.fround(Math.abs(value) * (weight === 0 ? 1 : f32[weight / 4 + i]));
+        if (isSmooth(kind) ? size <= Math.fround(threshold) : value === 0) continue;
         u32[outIds / 4 + passed] = id;
         f32[outAct / 4 + passed] = value;
         passed++;
@@ -160,12 +161,13 @@ export function createReferenceKernels(memory: WebAssembly.Memory): Kernels {
       }
     },
 
-    keepLarge(act, ids, n, weight, least, outIds, outAct) {
+    keepLarge(act, times, ids, n, weight, least, outIds, outAct) {
       let kept = 0;
       for (let i = 0; i < n; i++) {
         const id = u32[ids / 4 + i];
         const value = f32[act / 4 + i];
-        if (Math.fround(Math.abs(value) * f32[weight / 4 + id]) < Math.fround(least)) continue;
+        const size = Math.abs(times === 0 ? value : Math.fround(value * f32[times / 4 + i]));
+        if (Math.fround(size * f32[weight / 4 + id]) < Math.fround(least)) continue;
         u32[outIds / 4 + kept] = id;
         f32[outAct / 4 + kept++] = value;
       }

@@ -125,8 +125,8 @@ export const KERNELS = {
 
   /**
    * sigma and compaction. For i < n, neuron id = ids ? ids[i] : firstId + i. Where sigma(gate[i]) != 0 (smooth
-   * kinds: |sigma(gate[i])| > threshold), append its id to outIds and sigma(gate[i]) to outAct. Returns how many
-   * passed.
+   * kinds: |sigma(gate[i])| > threshold, or with weight |sigma(gate[i])| weight[i] > threshold; NaN passes), append
+   * its id to outIds and sigma(gate[i]) to outAct. Returns how many passed.
    * `drelu` filters by the gate here and applies relu to up in `gateUp`. outIds may be ids, outAct may be gate.
    * The threshold is rounded to f32 first.
    */
@@ -138,6 +138,7 @@ export const KERNELS = {
     ['n', 'count'],
     ['ids', { of: 'u32', size: 'n', optional: true }],
     ['firstId', 'count'],
+    ['weight', { of: 'f32', size: 'n', optional: true }],
     ['outIds', { of: 'u32', size: 'n' }],
     ['outAct', { of: 'f32', size: 'n' }],
   ),
@@ -158,12 +159,13 @@ export const KERNELS = {
     ['n', 'count'],
   ),
   /**
-   * Where |act[i]| * weight[ids[i]] >= least for i < n (NaN passes), append ids[i] to outIds and act[i] to outAct.
-   * Returns how many passed. outIds may be ids or stand before it, outAct likewise.
+   * Where |act[i] * times[i]| * weight[ids[i]] >= least for i < n (times 0: all ones; NaN passes), append ids[i] to
+   * outIds and act[i] to outAct. Returns how many passed. outIds may be ids or stand before it, outAct likewise.
    */
   keepLarge: kernel(
     'count',
     ['act', { of: 'f32', size: 'n' }],
+    ['times', { of: 'f32', size: 'n', optional: true }],
     ['ids', { of: 'u32', size: 'n' }],
     ['n', 'count'],
     ['weight', { of: 'f32', size: 'reach(ids)' }],

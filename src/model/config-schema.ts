@@ -24,6 +24,8 @@ export const ropeSchema = z.object({
   mscale: maybe(positive),
   mscale_all_dim: maybe(positive),
   truncate: maybe(z.boolean()),
+  short_factor: maybe(z.array(positive).max(limits.MAX_HEAD_DIM)),
+  long_factor: maybe(z.array(positive).max(limits.MAX_HEAD_DIM)),
   // One set of parameters for each kind of layer: a form of its own.
   full_attention: maybe(z.unknown()),
   sliding_attention: maybe(z.unknown()),
@@ -50,6 +52,7 @@ export const configSchema = z.object({
   rope_scaling: maybe(ropeSchema),
   rope_parameters: maybe(ropeSchema),
   partial_rotary_factor: maybe(positive.max(1)),
+  original_max_position_embeddings: maybe(count(limits.MAX_CONTEXT)), // Phi-3's place for it
   attention_bias: maybe(z.boolean()),
   mlp_bias: maybe(z.boolean()),
   tie_word_embeddings: maybe(z.boolean()),

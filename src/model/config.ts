@@ -7,7 +7,7 @@ import { findArchitecture, likeLlama, supportedNames, type Architecture } from '
 import { rotaryDims } from './block.js';
 import { configSchema, type RawConfig, type RawRope } from './config-schema.js';
 import * as limits from './limits.js';
-import { yarnMagnitude } from './rope.js';
+import { longropeMagnitude, yarnMagnitude } from './rope.js';
 import { HUGGING_FACE, type Naming } from './tensor-names.js';
 import type { ModelConfig, RopeScaling } from './types.js';
 
@@ -41,7 +41,8 @@ export function readConfig(value: unknown, name: string): ReadConfig {
   const { block, ends } = likeLlama(other);
   const rope = raw.rope_parameters ?? raw.rope_scaling;
   const headDim = raw.head_dim ?? raw.hidden_size / raw.num_attention_heads;
-  const scaling = readRopeScaling(rope, name, raw.max_position_embeddings);
+  const original = rope?.original_max_position_embeddings ?? raw.original_max_position_embeddings;
+  const scaling = readRopeScaling(rope, name, raw.max_position_embeddings, original);
   if (block.attention.rotaryDims === null) {
     const share = raw.partial_rotary_factor ?? rope?.partial_rotary_factor ?? 1;
     if (share !== 1) block.attention.rotaryDims = Math.trunc(headDim * share);
@@ -148,7 +149,12 @@ const contextOf = (maxPosition: number, scaling: RopeScaling): number =>
       )
     : maxPosition;
 
-function readRopeScaling(rope: RawRope | undefined, name: string, maxPosition: number): RopeScaling {
+function readRopeScaling(
+  rope: RawRope | undefined,
+  name: string,
+  maxPosition: number,
+  originalMaxPosition = maxPosition,
+): RopeScaling {
   if (rope?.full_attention !== undefined || rope?.sliding_attention !== undefined) {
     throw new ModelError(
       'MODEL_UNSUPPORTED',
@@ -162,7 +168,6 @@ function readRopeScaling(rope: RawRope | undefined, name: string, maxPosition: n
     if (value !== undefined) return value;
     throw new ModelError('MODEL_INVALID', `${name}: rope scaling ${type} without ${field}`);
   };
-  const originalMaxPosition = rope.original_max_position_embeddings ?? maxPosition;
   switch (type) {
     case 'linear':
       return { type, factor: need('factor') };
@@ -192,13 +197,28 @@ function readRopeScaling(rope: RawRope | undefined, name: string, maxPosition: n
         `${name}: rope scaling llama3: high_freq_factor must be above low_freq_factor`,
       );
     }
+    case 'longrope':
+      return {
+        type,
+        shortFactors: pairFactors(rope, 'short_factor', name),
+        longFactors: pairFactors(rope, 'long_factor', name),
+        originalMaxPosition,
+        attentionFactor:
+          rope.attention_factor ?? longropeMagnitude(maxPosition / originalMaxPosition, originalMaxPosition),
+      };
     default:
       throw new ModelError(
         'MODEL_UNSUPPORTED',
         `${name}: rope scaling ${JSON.stringify(type)} is not supported`,
-        { hint: 'Supported: default, linear, llama3, yarn, dynamic.' },
+        { hint: 'Supported: default, linear, llama3, yarn, dynamic, longrope.' },
       );
   }
+}
+
+function pairFactors(rope: RawRope, field: 'short_factor' | 'long_factor', name: string): number[] {
+  const factors = rope[field];
+  if (factors) return factors;
+  throw new ModelError('MODEL_INVALID', `${name}: rope scaling longrope without ${field}`);
 }
 
 /** As transformers: given, or by DeepSeek's two scales, or YaRN's own rule. */
@@ -263,6 +283,11 @@ export function checkShape(config: ModelConfig, name: string): void {
   const rotary = rotaryDims(config);
   if (!Number.isInteger(rotary) || rotary % 2 !== 0 || rotary > headDim)
     throw invalid(`${rotary} of ${headDim} head dimensions rotate; RoPE needs pairs`);
+  const scaling = config.ropeScaling;
+  const pairs = scaling?.type === 'longrope' ? [scaling.shortFactors, scaling.longFactors] : [];
+  for (const { length } of pairs) {
+    if (length !== rotary / 2) throw invalid(`longrope has ${length} factors for ${rotary / 2} pairs`);
+  }
   if (kvHeads > heads || heads % kvHeads !== 0)
     throw invalid(`${heads} heads do not divide into ${kvHeads} key/value heads`);
   if (intermediateSize > limits.MAX_INTERMEDIATE)

@@ -15,7 +15,8 @@ export interface RopeTable {
  * linear: Chen et al. 2023, position interpolation. llama3: Llama 3.1's published scheme. yarn: Peng et al. 2023,
  * dimensions that turn often within the original context keep their speed, slow ones are interpolated, the logits
  * are sharpened by the attention factor. dynamic: the base grows with the context (NTK-aware, as in transformers,
- * where it grows with the text): within the original context it is no scaling at all.
+ * where it grows with the text): within the original context it is no scaling at all. longrope: Ding et al. 2024, a
+ * divisor a pair, one set for the original context and one for longer ones (transformers changes with the text).
  */
 export function ropeTable(config: ModelConfig, contextLength = config.maxContext): RopeTable {
   const dims = rotaryDims(config);
@@ -32,6 +33,11 @@ export function ropeTable(config: ModelConfig, contextLength = config.maxContext
       frequencies: frequencies.map((f, i) => (f / scaling.factor) * (1 - keep(i)) + f * keep(i)),
       magnitude: scaling.attentionFactor,
     };
+  }
+  if (scaling?.type === 'longrope') {
+    const long = contextLength > scaling.originalMaxPosition;
+    const divisors = long ? scaling.longFactors : scaling.shortFactors;
+    return { frequencies: frequencies.map((f, i) => f / divisors[i]), magnitude: scaling.attentionFactor };
   }
   return { frequencies, magnitude: 1 };
 }
@@ -64,6 +70,10 @@ function yarnRamp(theta: number, dims: number, s: Scaling<'yarn'>): (pair: numbe
   const width = low === high ? 0.001 : high - low;
   return (pair) => 1 - Math.min(1, Math.max(0, (pair - low) / width));
 }
+
+/** longrope's factor when a config names none, by how far the context was stretched. */
+export const longropeMagnitude = (stretch: number, originalMaxPosition: number): number =>
+  stretch <= 1 ? 1 : Math.sqrt(1 + Math.log(stretch) / Math.log(originalMaxPosition));
 
 /** YaRN's factor when a config names none: 0.1 ln(factor) + 1. */
 export const yarnMagnitude = (factor: number, scale = 1): number =>

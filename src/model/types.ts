@@ -23,7 +23,16 @@ export type RopeScaling =
       /** The ends of the ramp are whole pairs. */
       truncate: boolean;
     }
-  | { type: 'dynamic'; factor: number; originalMaxPosition: number };
+  | { type: 'dynamic'; factor: number; originalMaxPosition: number }
+  | {
+      type: 'longrope';
+      /** Divisors of each pair's speed, in contexts up to the original one and in longer ones. */
+      shortFactors: number[];
+      longFactors: number[];
+      originalMaxPosition: number;
+      /** Factor of cos and sin. */
+      attentionFactor: number;
+    };
 
 export interface ModelConfig {
   /** As the model names itself, such as `SparseLlamaForCausalLM` (GGUF: `llama`). */

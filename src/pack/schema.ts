@@ -29,6 +29,13 @@ const ropeScaling = z.union([
     truncate: z.boolean(),
   }),
   z.strictObject({ type: z.literal('dynamic'), factor: positive, originalMaxPosition: positive }),
+  z.strictObject({
+    type: z.literal('longrope'),
+    shortFactors: z.array(positive).max(limits.MAX_HEAD_DIM),
+    longFactors: z.array(positive).max(limits.MAX_HEAD_DIM),
+    originalMaxPosition: positive,
+    attentionFactor: positive,
+  }),
 ]);
 
 const experts = z

@@ -169,7 +169,7 @@ const layerSchema = z.strictObject({
     fc1: rowMatrixSchema.nullable(),
     b1: f32Schema.nullable(),
     fc2: rowMatrixSchema,
-    up: rowMatrixSchema.nullable().optional(),
+    reach: f32Schema.nullable().optional(),
     scoredIds: u32Schema,
     cut: f32Schema,
     cutScale: f32Schema,
@@ -209,7 +209,7 @@ export function encodeLayer(layer: PredictorLayer): unknown {
       fc1: p.fc1 && encodeRows(p.fc1),
       b1: p.b1 && toBytes(p.b1),
       fc2: encodeRows(p.fc2),
-      ...(p.up ? { up: encodeRows(p.up) } : {}),
+      ...(p.reach ? { reach: toBytes(p.reach) } : {}),
       scoredIds: toBytes(p.scoredIds),
       cut: toBytes(p.cut),
       cutScale: toBytes(p.cutScale),
@@ -250,9 +250,13 @@ export function decodeLayer(block: unknown, l: number, model: ArtifactModel, whe
   if (p.fc1 === null) require(p.rank === d && p.b1 === null, 'a sketch has rank d and no bias');
   else checkRows(p.fc1, p.rank, d, `${where}: fc1`);
   checkRows(p.fc2, p.scoredIds.length, p.rank, `${where}: fc2`);
-  require(p.kind === 'contribution' || !p.up, 'only contributions have a sketch of up');
-  require(p.kind !== 'contribution' || p.fc1 === null, 'contributions are scored by sketches');
-  if (p.up) checkRows(p.up, p.scoredIds.length, d, `${where}: up`);
+  const smooth = p.kind === 'contribution' || p.kind === 'up';
+  require(!smooth || p.fc1 === null, 'contributions are scored by sketches');
+  require((p.kind === 'up') === Boolean(p.reach), 'sketches of up have a reach, others have none');
+  if (p.reach) {
+    require(p.scoredIds.length === nFf && p.always.length === 0, 'a sketch of up scores all neurons');
+    require(p.reach.length === nFf && p.reach.every((r) => r >= 0 && r < Infinity), 'a reach is no size');
+  }
   require(p.b1 === null || p.b1.length === p.rank, 'b1 does not have one value per hidden unit');
   require(p.cut.length === p.scoredIds.length, 'cut does not have one value per scored neuron');
   require(p.cutScale.length === p.scoredIds.length, 'cutScale does not have one value per scored neuron');

@@ -1,17 +1,20 @@
 /**
  * One layer's predictor of contributions, for activations without zeros. A neuron's part of the FFN's output is
- * x1 ||W_down[:, i]||, x1 = sigma(W_gate x) (W_up x): large only where both factors are, so that a sketch of the gate
- * alone says too little. Both matrices are sketched, and
+ * x1 ||W_down[:, i]||, x1 = sigma(W_gate x) (W_up x): large only where both factors are. The gate is computed for every
+ * neuron, as dense rows that cost least where they lie side by side; a sketch of up then says how large the other
+ * factor is, and is not asked where even a large one would not do (kind `up`):
  *
- *     score = |sigma(sketch of gate . x) (sketch of up . x)|       candidate where score >= (1 + threshold / 8) cut
+ *     score = |sigma(gate . x)| min(|sketch of up . x|, reach)     candidate where score >= (1 + threshold / 8) cut
  *
- * with cut = (what the layer leaves out) / ||W_down[:, i]||. Without a gate the score is |sigma(sketch of fc1 . x)|.
+ * with cut = (what the layer leaves out) / ||W_down[:, i]||. Two sketches read a tenth less and take longer: a row of
+ * few bits takes nearly as long as one of eight. Without a gate the score is |sigma(sketch of fc1 . x)| (kind
+ * `contribution`).
  */
 import type { FittedLayer } from './fit-layer.js';
 import { createMatrices, type Matrices } from './matrix.js';
 import { inputMoments } from './moments.js';
-import { predictorRowBytes, selectRows } from './rows.js';
-import { activeCounts, type SampleParts, type Samples } from './samples.js';
+import { predictorRowBytes, selectRows, toQ8 } from './rows.js';
+import { activeCounts, spreadInputs, type SampleParts, type Samples } from './samples.js';
 import { Scorer, type Biases } from './scorer.js';
 import { candidateRates, countMargins, type Cuts } from './scores.js';
 import { sampleNeurons, type Attempt, type Trial } from './screen.js';
@@ -25,7 +28,7 @@ import {
   type SketchFormat,
 } from './sketch.js';
 import { measureAtRecall } from './scores.js';
-import type { RowMatrix } from './types.js';
+import type { LayerPredictor, RowMatrix } from './types.js';
 
 export interface ContributionJob {
   layer: number;
@@ -49,15 +52,17 @@ export interface ContributionJob {
 /** Units of a cut in which thresholds are counted: fine enough below it for the counts of scores.ts. */
 const UNIT = 1 / 8;
 
+/** What is tried, from the smallest up. */
+const SKETCHES: readonly SketchFormat[] = ['q1', 'q2', 'q3'];
 /**
- * Formats of gate and up that are tried, from the smallest up. Rows of q3 take twice the time of q2's (256 columns, AVX-512:
- * 18 ns against 9; a q8 row takes 10): two of them cost what they save.
+ * Reckoned with of up, in root mean squares of its sketch: larger values are one in twenty, and what they lift over
+ * the cut lies just above it.
  */
-const PAIRS: readonly (readonly [SketchFormat, SketchFormat])[] = [
-  ['q1', 'q1'],
-  ['q2', 'q1'],
-  ['q2', 'q2'],
-];
+const REACH = 1.5;
+/** Samples that the mean is taken of. */
+const REACH_SAMPLES = 512;
+/** Cuts, and cuts moved by a threshold, must fit f32. */
+const LARGEST_CUT = 1e30;
 /** Of the sample, every so many rows choose the factor of wide sketches. */
 const FACTOR_STEP = 4;
 
@@ -75,12 +80,17 @@ export async function fitContribution(
   }
 }
 
-type Pair = readonly [SketchFormat, SketchFormat | null];
+/** Rows that score, for the neurons asked for. */
+interface Rows {
+  sketch: RowMatrix;
+  /** Kind `up`. */
+  gate: { rows: RowMatrix; reach: Float32Array } | null;
+}
 
 class ContributionFit {
   private readonly counts: Uint32Array;
   private readonly seconds: Record<string, number> = {};
-  private readonly factors = new Map<string, readonly number[]>();
+  private readonly factors = new Map<SketchFormat, readonly number[]>();
   private basis!: RoundingBasis;
 
   constructor(
@@ -98,56 +108,57 @@ class ContributionFit {
       roundingBasis(await inputMoments(samples, parts.train, matrices), matrices),
     );
     const ids = sampleNeurons(this.counts);
-    const tried = await this.timed('screen', () => this.screen(ids));
+    const tried = await this.timed('screen', async () => {
+      const trials: { format: SketchFormat; trial: Trial }[] = [];
+      for (const format of SKETCHES) {
+        trials.push({ format, trial: this.tried(format, await this.rows(format, ids), ids) });
+      }
+      return trials;
+    });
     const best = tried.reduce((a, b) => (b.trial.cost < a.trial.cost ? b : a));
     const all = Uint32Array.from({ length: samples.nFf }, (_, i) => i);
-    const rows = await this.timed('round', () => this.sketches(best.pair, all));
-    const trial = await this.timed('score', async () => this.tried(rows, all, this.bytes(best.pair)));
-    const attempts = tried.map(({ pair, trial: of }) => this.attempt(pair, of, best.trial, 'sample'));
-    attempts.push(this.attempt(best.pair, trial, trial, 'all'));
-    return { ...this.finish(rows, trial), attempts, seconds: this.seconds };
+    const rows = await this.timed('round', () => this.rows(best.format, all));
+    const trial = await this.timed('score', async () => this.tried(best.format, rows, all));
+    const attempts = tried.map(({ format, trial: of }) => this.attempt(format, of, best.trial, 'sample'));
+    attempts.push(this.attempt(best.format, trial, trial, 'all'));
+    return { predictor: this.finish(rows, trial), attempts, seconds: this.seconds };
   }
 
-  private async screen(ids: Uint32Array): Promise<{ pair: Pair; trial: Trial }[]> {
-    const known = new Map<string, RowMatrix>();
-    const made = async (which: 'gate' | 'up', format: SketchFormat): Promise<RowMatrix> => {
-      const key = which + format;
-      const matrix = known.get(key) ?? (await this.sketch(which, format, ids));
-      known.set(key, matrix);
-      return matrix;
-    };
-    const tried: { pair: Pair; trial: Trial }[] = [];
-    for (const pair of this.pairs()) {
-      const rows = { fc2: await made('gate', pair[0]), up: pair[1] && (await made('up', pair[1])) };
-      tried.push({ pair, trial: this.tried(rows, ids, this.bytes(pair)) });
-    }
-    return tried;
-  }
-
-  private pairs(): Pair[] {
-    if (this.job.upRows) return [...PAIRS];
-    return (['q1', 'q2', 'q3'] as const).map((format) => [format, null]);
-  }
-
-  private async sketches(pair: Pair, ids: Uint32Array): Promise<{ fc2: RowMatrix; up: RowMatrix | null }> {
-    return {
-      fc2: await this.sketch('gate', pair[0], ids),
-      up: pair[1] && (await this.sketch('up', pair[1], ids)),
-    };
+  private async rows(format: SketchFormat, ids: Uint32Array): Promise<Rows> {
+    const { upRows, gateRows } = this.job;
+    const sketch = await this.sketch(upRows ?? gateRows, format, ids);
+    if (!upRows) return { sketch, gate: null };
+    const rows = toQ8(rowsOf(gateRows, ids, this.samples), ids.length, this.samples.d);
+    return { sketch, gate: { rows, reach: this.reach(sketch, ids) } };
   }
 
   /** Rows of one matrix; wide rows share the factor that served the first sample best. */
-  private async sketch(which: 'gate' | 'up', format: SketchFormat, ids: Uint32Array): Promise<RowMatrix> {
-    const { basis, matrices, job, samples } = this;
-    const source = which === 'gate' ? job.gateRows : job.upRows!;
+  private async sketch(source: Float32Array, format: SketchFormat, ids: Uint32Array): Promise<RowMatrix> {
+    const { basis, matrices, samples } = this;
     const weights = rowsOf(source, ids, samples);
-    let factors = this.factors.get(which + format) ?? FACTORS[format];
+    let factors = this.factors.get(format) ?? FACTORS[format];
     if (samples.d > POLISHED_WIDTH && factors.length > 1) {
       const few = rowsOf(source, ids.filter((_, i) => i % FACTOR_STEP === 0), samples); // prettier-ignore
       factors = [await bestFactor(format, few, basis, matrices)];
-      this.factors.set(which + format, factors);
+      this.factors.set(format, factors);
     }
     return (await sketchRows(format, weights, basis, matrices, factors)).matrix;
+  }
+
+  /** REACH root mean squares of what the sketch of up says, its bias included. */
+  private reach(sketch: RowMatrix, ids: Uint32Array): Float32Array {
+    const { samples, parts, job } = this;
+    const scorer = new Scorer({ fc1: null, b1: null, fc2: sketch }, samples.d);
+    const squares = new Float64Array(ids.length);
+    let tokens = 0;
+    scorer.each(spreadInputs(samples, parts.train, REACH_SAMPLES), (scores, _, count) => {
+      tokens += count;
+      for (let at = 0; at < count * ids.length; at++) {
+        const i = at % ids.length;
+        squares[i] += (scores[at] + (job.biases.up?.[ids[i]] ?? 0)) ** 2;
+      }
+    });
+    return Float32Array.from(squares, (sum) => REACH * Math.sqrt(sum / Math.max(1, tokens)));
   }
 
   private cuts(ids: Uint32Array): Cuts {
@@ -157,66 +168,69 @@ class ContributionFit {
     return { cut, cutScale: cut.map((value) => value * UNIT) };
   }
 
-  private tried(rows: { fc2: RowMatrix; up: RowMatrix | null }, ids: Uint32Array, bytes: number): Trial {
+  private tried(format: SketchFormat, rows: Rows, ids: Uint32Array): Trial {
     const { samples, parts, job } = this;
-    const scorer = this.scorer(rows, ids);
-    const margins = countMargins(scorer, ids, this.cuts(ids), samples, parts.choose, job.downNorms);
+    const bytes = samples.nFf * (predictorRowBytes(format, samples.d) + 4);
+    const margins = countMargins(
+      this.scorer(rows, ids),
+      ids,
+      this.cuts(ids),
+      samples,
+      parts.choose,
+      job.downNorms,
+    );
     const measured = measureAtRecall(margins, job.weightedRecall, -1, true);
     // Whatever is a candidate is computed: nothing is left out between the gate and the record. A third of the rows
     // comes at the speed of all of them, unlike the tenth that READ_COST is for.
     const candidates = (1 - measured.predictedSparsity) * samples.nFf;
-    const cost = bytes + candidates * (job.gateRowBytes + job.recordBytes);
-    return { bytes, margins, measured, cost };
+    const gates = rows.gate ? samples.nFf : candidates;
+    return {
+      bytes,
+      margins,
+      measured,
+      cost: bytes + gates * job.gateRowBytes + candidates * job.recordBytes,
+    };
   }
 
-  private scorer({ fc2, up }: { fc2: RowMatrix; up: RowMatrix | null }, ids: Uint32Array): Scorer {
+  private scorer({ sketch, gate }: Rows, ids: Uint32Array): Scorer {
     const { biases } = this.job;
     const of = (values: Float32Array | null): Float32Array | null =>
       values && Float32Array.from(ids, (i) => values[i]);
     const own = { ...biases, gate: of(biases.gate), up: of(biases.up) };
-    return new Scorer({ fc1: null, b1: null, fc2, up, kind: 'contribution' }, this.samples.d, own);
+    const up = gate && { rows: sketch, reach: gate.reach };
+    const network = { fc1: null, b1: null, fc2: gate?.rows ?? sketch, up };
+    return new Scorer(network, this.samples.d, own);
   }
 
-  /** Neurons that never counted are left out for good, those that nearly always do need no score. */
-  private finish(
-    { fc2, up }: { fc2: RowMatrix; up: RowMatrix | null },
-    trial: Trial,
-  ): Pick<FittedLayer, 'predictor'> {
-    const { job } = this;
+  /**
+   * Neurons that never counted are left out for good; where the gate is sketched, those that nearly always do need no
+   * score.
+   */
+  private finish({ sketch, gate }: Rows, trial: Trial): LayerPredictor {
+    const { job, counts } = this;
+    const common = { layer: job.layer, rank: sketch.cols, fc1: null, b1: null };
+    const all = Uint32Array.from(counts.keys());
+    if (gate) {
+      const { cut, cutScale } = this.cuts(all);
+      counts.forEach((count, i) => {
+        if (count === 0) [cut[i], cutScale[i]] = [LARGEST_CUT, 0];
+      });
+      return { ...common, kind: 'up', fc2: sketch, reach: gate.reach, scoredIds: all, cut, cutScale, always: new Uint32Array(0) }; // prettier-ignore
+    }
     const rates = candidateRates(trial.margins, trial.measured.bin);
-    const rowCost = (fc2.stride + (up?.stride ?? 0)) / (job.gateRowBytes + job.recordBytes);
-    const seen = Array.from(this.counts.keys()).filter((i) => this.counts[i] > 0);
-    const always = Uint32Array.from(seen.filter((i) => 1 - rates[i] <= rowCost));
-    const ids = Uint32Array.from(seen.filter((i) => 1 - rates[i] > rowCost));
-    return {
-      predictor: {
-        layer: job.layer,
-        kind: 'contribution',
-        rank: fc2.cols,
-        fc1: null,
-        b1: null,
-        fc2: selectRows(fc2, ids),
-        up: up && selectRows(up, ids),
-        scoredIds: ids,
-        ...this.cuts(ids),
-        always,
-      },
-    };
+    const rowCost = sketch.stride / (job.gateRowBytes + job.recordBytes);
+    const seen = all.filter((i) => counts[i] > 0);
+    const always = seen.filter((i) => 1 - rates[i] <= rowCost);
+    const ids = seen.filter((i) => 1 - rates[i] > rowCost);
+    return { ...common, kind: 'contribution', fc2: selectRows(sketch, ids), scoredIds: ids, ...this.cuts(ids), always }; // prettier-ignore
   }
 
-  /** Rows and cuts. */
-  private bytes([gate, up]: Pair): number {
-    const { nFf, d } = this.samples;
-    return nFf * (predictorRowBytes(gate, d) + (up ? predictorRowBytes(up, d) : 0) + 4);
-  }
-
-  private attempt([format, up]: Pair, trial: Trial, best: Trial, from: Attempt['from']): Attempt {
+  private attempt(format: SketchFormat, trial: Trial, best: Trial, from: Attempt['from']): Attempt {
     const { nFf, d } = this.samples;
     const { recall, weightedRecall, predictedSparsity } = trial.measured;
     return {
-      kind: 'contribution',
+      kind: this.job.upRows ? 'up' : 'contribution',
       format,
-      ...(up ? { upFormat: up } : {}),
       rank: d,
       bits: (8 * trial.bytes) / (nFf * d),
       recall,
@@ -236,9 +250,6 @@ class ContributionFit {
     return result;
   }
 }
-
-/** Cuts, and cuts moved by a threshold, must fit f32. */
-const LARGEST_CUT = 1e30;
 
 /** These rows of a matrix [nFf, d]. */
 function rowsOf(source: Float32Array, ids: Uint32Array, { d, nFf }: Samples): Float32Array {

@@ -174,6 +174,25 @@ export function toQ4(values: Float32Array, scales: Uint16Array, rows: number, co
   return packRows('q4', code, scales, rows, cols);
 }
 
+/** Values -> q8 rows: the codes nearest under the scale of a group's largest value. */
+export function toQ8(values: Float32Array, rows: number, cols: number): RowMatrix {
+  const groups = groupCount(cols);
+  const code = new Int8Array(rows * cols);
+  const scales = new Uint16Array(rows * groups);
+  for (let r = 0; r < rows; r++) {
+    for (let g = 0; g < groups; g++) {
+      const [begin, end] = [r * cols + g * GROUP, r * cols + Math.min(cols, (g + 1) * GROUP)];
+      let largest = 0;
+      for (let at = begin; at < end; at++) largest = Math.max(largest, Math.abs(values[at]));
+      if (largest === 0) continue;
+      const bits = bf16RoundUp(largest / Q8_MAX);
+      scales[r * groups + g] = bits;
+      for (let at = begin; at < end; at++) code[at] = Math.round(values[at] / bf16ToNumber(bits));
+    }
+  }
+  return packRows('q8', code, scales, rows, cols);
+}
+
 /** Only some rows, in the order given. */
 export function selectRows(matrix: RowMatrix, rows: Uint32Array): RowMatrix {
   const { stride } = matrix;

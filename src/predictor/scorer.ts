@@ -4,8 +4,18 @@ import type { ActivationKind, Ptr } from '../kernels/kernels.js';
 import { instantiateKernels, selectKernels } from '../kernels/select.js';
 import type { LayerPredictor, RowMatrix } from './types.js';
 
-/** The rows of a predictor: fc2 scores the neurons it has rows for. */
-export type Network = Pick<LayerPredictor, 'fc1' | 'b1' | 'fc2' | 'up'> & { kind?: LayerPredictor['kind'] };
+/** What scores: fc2 has a row for each neuron that is. */
+export type Network = Pick<LayerPredictor, 'fc1' | 'b1' | 'fc2'> & {
+  kind?: LayerPredictor['kind'];
+  /** Kind `up`: fc2 holds rows of the gate itself then, and this is the sketch that meets them. */
+  up?: { rows: RowMatrix; reach: Float32Array } | null;
+};
+
+/** @param gates rows of the gate, for kind `up` */
+export const networkOf = (predictor: LayerPredictor, gates: RowMatrix | null): Network =>
+  predictor.kind === 'up'
+    ? { kind: 'up', fc1: null, b1: null, fc2: gates!, up: { rows: predictor.fc2, reach: predictor.reach! } }
+    : predictor;
 
 /** What contributions need of the layer beside the sketches: biases by row of fc2, null where there are none. */
 export interface Biases {
@@ -31,7 +41,8 @@ export class Scorer {
     private readonly d: number,
     private readonly biases: Biases | null = null,
   ) {
-    const { fc1, b1, fc2, up = null } = network;
+    const { fc1, b1, fc2 } = network;
+    const up = network.up?.rows ?? null;
     const rank = fc2.cols;
     let end = 64; // pointer 0 means "none"
     const place = (bytes: number): Ptr => {
@@ -87,7 +98,7 @@ export class Scorer {
     const { at, kernels } = this;
     const { fc1, b1, fc2 } = this.network;
     if (!fc1) this.multiply(fc2, at.fc2, at.xq, count, at.scores, fc2.rows);
-    if (this.network.kind === 'contribution') this.contributions(count);
+    if (this.biases) this.contributions(count);
     if (!fc1) return;
     const width = alignUp(fc1.rows, 32);
     const bytes = activationBytes('q8', fc1.rows);
@@ -99,18 +110,25 @@ export class Scorer {
     this.multiply(fc2, at.fc2, at.hiddenQ, count, at.scores, fc2.rows);
   }
 
-  /** Products with sketches of the gate to |sigma(gate) up|. */
+  /** Products with rows of the gate to |sigma(gate)|, or to |sigma(gate) up|. */
   private contributions(count: number): void {
     const { at, kernels, memory, biases } = this;
     const { fc2, up } = this.network;
-    if (up) this.multiply(up, at.up, at.xq, count, at.ups, up.rows);
+    if (up) this.multiply(up.rows, at.up, at.xq, count, at.ups, up.rows.rows);
     const add = (bias: Float32Array | null | undefined, to: Ptr): void => {
       if (!bias) return;
       const values = new Float32Array(memory.buffer, to, count * bias.length);
       for (let i = 0; i < values.length; i++) values[i] += bias[i % bias.length];
     };
     add(biases?.gate, at.scores);
-    if (up) add(biases?.up, at.ups);
+    if (up) {
+      add(biases?.up, at.ups);
+      const values = new Float32Array(memory.buffer, at.ups, count * fc2.rows);
+      const { reach } = up;
+      for (let i = 0; i < values.length; i++) {
+        values[i] = Math.min(Math.abs(values[i]), reach[i % reach.length]);
+      }
+    }
     kernels.contribution(biases!.activation, at.scores, up ? at.ups : 0, count * fc2.rows);
   }
 

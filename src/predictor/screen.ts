@@ -25,8 +25,6 @@ export interface Attempt {
   kind: PredictorKind;
   /** Of fc2's rows. */
   format: PredictorFormat;
-  /** Of the rows that sketch up. @default none */
-  upFormat?: PredictorFormat;
   rank: number;
   /** Predictor bits per gate weight. */
   bits: number;

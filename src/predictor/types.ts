@@ -3,7 +3,8 @@
  *
  *     hidden[k] = relu?(fc1[k] . x + b1[k])          k < rank     (absent for a sketch: hidden = x)
  *     score[i]  = fc2[i] . hidden                    i < scored
- *                 contribution: |sigma(fc2[i] . x) (up[i] . x)|, or |sigma(fc2[i] . x)| without up
+ *                 contribution (plain FFNs without zeros): |sigma(fc2[i] . x)|
+ *                 up (gated ones): |sigma(gate_i)| min(|fc2[i] . x|, reach[i]), the gate exact
  *     candidate = always  ∪  { scoredIds[i] : score[i] >= cut[i] + threshold * cutScale[i] }
  *
  * x is the FFN input after its RMSNorm, in the Q8A form the gate uses; hidden is quantised to Q8A before
@@ -14,11 +15,11 @@ import type { FfnMode } from '../engine/ffn-plan.js';
 
 export const FFN_MODES: readonly FfnMode[] = ['dense', 'exact', 'predicted'];
 
-/** How a predictor came to be. `contribution`: of activations without zeros (fit-contribution.ts). */
-export type PredictorKind = GatePredictorKind | 'contribution';
+/** How a predictor came to be. `contribution`, `up`: of activations without zeros (fit-contribution.ts). */
+export type PredictorKind = GatePredictorKind | 'contribution' | 'up';
 export type GatePredictorKind = 'mlp' | 'lowrank' | 'sketch';
 export const GATE_PREDICTOR_KINDS: readonly GatePredictorKind[] = ['mlp', 'lowrank', 'sketch'];
-export const PREDICTOR_KINDS: readonly PredictorKind[] = [...GATE_PREDICTOR_KINDS, 'contribution'];
+export const PREDICTOR_KINDS: readonly PredictorKind[] = [...GATE_PREDICTOR_KINDS, 'contribution', 'up'];
 
 /** Formats of predictor rows (rows.ts): q4 and q8 as in the pack, q1 to q3 for sketches. */
 export type PredictorFormat = 'q1' | 'q2' | 'q3' | 'q4' | 'q8';
@@ -47,8 +48,8 @@ export interface LayerPredictor {
   b1: Float32Array | null;
   /** [scoredIds.length, R], rows in the order of scoredIds. */
   fc2: RowMatrix;
-  /** [scoredIds.length, d]: the sketch of W_up beside fc2's of W_gate. @default null */
-  up?: RowMatrix | null;
+  /** f32 [nFf], kind `up`: the largest |fc2[i] . x| that is reckoned with. All neurons are scored then. @default null */
+  reach?: Float32Array | null;
   /** u32, ascending: the neurons that fc2 scores. */
   scoredIds: Uint32Array;
   /**

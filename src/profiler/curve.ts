@@ -4,9 +4,9 @@
  * of the samples and what they give is measured on another.
  */
 import type { LayerCurve } from '../predictor/artifact.js';
-import { Scorer, type Biases } from '../predictor/scorer.js';
+import { networkOf, Scorer, type Biases } from '../predictor/scorer.js';
 import { eachActive, type SampleRange, type Samples } from '../predictor/samples.js';
-import type { LayerPredictor } from '../predictor/types.js';
+import type { LayerPredictor, RowMatrix } from '../predictor/types.js';
 
 /** Points of a stored curve: enough to read recall to 0.001 off it, few enough to store for every layer. */
 const CURVE_POINTS = 257;
@@ -40,6 +40,7 @@ export interface MeasuredLayer {
 /**
  * @param norms ||W_down[:, i]||: with |x1| the weight of a neuron in weighted recall
  * @param biases of all neurons, for predictors of contributions
+ * @param gates rows of the gate, for those that meet it exact
  */
 export function measureCurve(
   predictor: LayerPredictor,
@@ -47,11 +48,12 @@ export function measureCurve(
   parts: { choose: SampleRange; report: SampleRange },
   norms: Float32Array,
   biases: Biases | null = null,
+  gates: RowMatrix | null = null,
 ): MeasuredLayer {
   const of = (values: Float32Array | null): Float32Array | null =>
     values && Float32Array.from(predictor.scoredIds, (i) => values[i]);
   const scorer = new Scorer(
-    predictor,
+    networkOf(predictor, gates),
     samples.d,
     biases && { ...biases, gate: of(biases.gate), up: of(biases.up) },
   );

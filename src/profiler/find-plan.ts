@@ -141,13 +141,13 @@ export function layerPlan(
     const none = new Uint32Array(0);
     return { mode, always: none, scored: none, predictor: null, frequency, cuts: layer?.cuts ?? null };
   }
-  const { kind, rank, fc1, b1, fc2, up = null, always, scoredIds } = layer.predictor;
+  const { kind, rank, fc1, b1, fc2, reach = null, always, scoredIds } = layer.predictor;
   const cut = cutsAt(layer.predictor, threshold);
   return {
     mode,
     always,
     scored: scoredIds,
-    predictor: { rank, fc1, b1, fc2, up, contribution: kind === 'contribution', cut },
+    predictor: { rank, fc1, b1, fc2, reach, contribution: kind === 'contribution', cut },
     frequency,
     cuts: layer.cuts ?? null,
   };

@@ -208,7 +208,7 @@ export function planActivity(
       activity.push({ mode: mode === 'predicted' ? 'exact' : mode, frequency });
       continue;
     }
-    const { fc1, fc2, up } = layer.predictor;
+    const { fc1, fc2 } = layer.predictor;
     const candidateRate = new Float32Array(nFf);
     for (const id of layer.scored) candidateRate[id] = Math.min(1, CANDIDATES_PER_ACTIVE * frequency[id]);
     for (const id of layer.always) candidateRate[id] = 1;
@@ -217,7 +217,7 @@ export function planActivity(
       frequency,
       candidateRate,
       predictorBytes: fc1 ? fc1.rows * fc1.stride : 0,
-      predictorBytesPerNeuron: fc2.stride + (up?.stride ?? 0),
+      predictorBytesPerNeuron: fc2.stride,
     });
   }
   if (activity.length === 0 && ffn === 'dense') {

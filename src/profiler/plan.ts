@@ -30,10 +30,7 @@ export const sizesOf = (header: PackHeader, l: number): FfnSizes => ({
 export const WORTH_IT = 0.03;
 
 export const predictorBytes = (p: LayerPredictor): number =>
-  (p.fc1 ? p.fc1.data.length + 4 * p.rank : 0) +
-  p.fc2.data.length +
-  (p.up?.data.length ?? 0) +
-  4 * p.cut.length;
+  (p.fc1 ? p.fc1.data.length + 4 * p.rank : 0) + p.fc2.data.length + 4 * p.cut.length;
 
 /** What a layer does at its threshold on some samples. */
 export type Densities = LayerChoice['heldOut'];

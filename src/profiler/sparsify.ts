@@ -11,7 +11,6 @@ import { cutIn, type ActivationCut, type FfnCuts, type FfnMode, type FfnPlan } f
 import type { Engine } from '../engine/engine.js';
 import { GREEDY } from '../engine/sampler.js';
 import { evaluateSettings, type Evaluation } from '../evaluate/evaluate.js';
-import type { PackHeader } from '../pack/types.js';
 import type { PredictorLayer } from '../predictor/artifact.js';
 import {
   cutsAtLevel,
@@ -22,7 +21,8 @@ import {
   type SearchOptions,
 } from './cuts.js';
 import type { Passages } from './passages.js';
-import { predictorBytes, sizesOf, WORTH_IT } from './plan.js';
+import { predictorBytes, sizesOf, WORTH_IT, type FfnSizes } from './plan.js';
+import type { LayerPredictor } from '../predictor/types.js';
 import { applyThresholds, searchRecall } from './search.js';
 import { equalSlopes } from './thresholds.js';
 import type { TrainedLayer } from './train-worker.js';
@@ -215,17 +215,17 @@ export async function decideSparsified(
     name === 'contribution'
       ? { tokensPerSecond: null, speedup: null }
       : speeds[['dense', 'gate', 'predicted'].indexOf(name)];
+  const bytesAt = (name: Alternative['name'], l: number, density: Skipped): number =>
+    bytesOf(sizesOf(header, l), header.config.block.ffn.gated, name, density, predictors[l]);
   const alternatives = names.map((name, i): Alternative => {
     const evaluation = evaluations[i];
     const { perplexity, densePerplexity, klDivergence, layers } = evaluation;
     const skipped =
       name === 'dense' ? 0 : name === 'predicted' ? evaluation.predictedSparsity! : evaluation.sparsity;
-    const ffnBytes = layers.reduce(
-      (sum, layer, l) =>
-        sum +
-        bytesOf(header, l, name, layer.predictedSparsity ?? layer.sparsity, predictorBytes(predictors[l])),
-      0,
-    );
+    const ffnBytes = layers.reduce((sum, layer, l) => {
+      const { predictedSparsity, sparsity, scored } = layer;
+      return sum + bytesAt(name, l, { skipped: predictedSparsity ?? sparsity, scored });
+    }, 0);
     const increase = perplexity / densePerplexity! - 1;
     return { name, skipped, ffnBytes, perplexity, increase, klDivergence: klDivergence!, ...speedOf(name) };
   });
@@ -235,9 +235,7 @@ export async function decideSparsified(
   const layers = trained.map((layer, l): PredictorLayer => {
     const at = points[l];
     const { report: of } = layer;
-    const bytes = (name: Alternative['name'], skipped: number): number =>
-      bytesOf(header, l, name, skipped, predictorBytes(layer.predictor));
-    const gateSkipped = evaluations[names.indexOf('gate')].layers[l].sparsity;
+    const [gate, predicted] = ['gate', 'predicted'].map((name) => evaluations[names.indexOf(name as Alternative['name'])].layers[l]); // prettier-ignore
     return {
       mode: chosen,
       reason: verdict,
@@ -249,9 +247,9 @@ export async function decideSparsified(
         weightedRecall: of.weightedRecall[at],
       },
       bytes: {
-        dense: bytes('dense', 0),
-        exact: bytes('gate', gateSkipped),
-        predicted: bytes('predicted', of.predictedSparsity[at]),
+        dense: bytesAt('dense', l, { skipped: 0, scored: 0 }),
+        exact: bytesAt('gate', l, { skipped: gate.sparsity, scored: 0 }),
+        predicted: bytesAt('predicted', l, { skipped: of.predictedSparsity[at], scored: predicted.scored }),
         predictor: predictorBytes(layer.predictor),
       },
       cuts: cutsOf(found, l),
@@ -268,17 +266,22 @@ export async function decideSparsified(
   };
 }
 
-/** Bytes of weights that a token's FFN of layer l reads. */
+/** Of a layer: share of its neurons, and how many of them were scored after the gate. */
+interface Skipped {
+  skipped: number;
+  scored: number;
+}
+
+/** Bytes of weights that a token's FFN reads. */
 function bytesOf(
-  header: PackHeader,
-  l: number,
+  { nFf, gateRowBytes, recordBytes }: FfnSizes,
+  gated: boolean,
   name: Alternative['name'],
-  skipped: number,
-  predictor: number,
+  { skipped, scored }: Skipped,
+  predictor: LayerPredictor,
 ): number {
-  const { nFf, gateRowBytes, recordBytes } = sizesOf(header, l);
   const kept = 1 - skipped;
-  const down = header.config.block.ffn.gated ? recordBytes / 2 : recordBytes;
+  const down = gated ? recordBytes / 2 : recordBytes;
   switch (name) {
     case 'dense':
       return nFf * (gateRowBytes + recordBytes);
@@ -287,7 +290,10 @@ function bytesOf(
     case 'contribution':
       return nFf * (gateRowBytes + recordBytes - down + kept * down);
     case 'predicted':
-      return predictor + nFf * kept * (gateRowBytes + recordBytes);
+      if (predictor.kind !== 'up')
+        return predictorBytes(predictor) + nFf * kept * (gateRowBytes + recordBytes);
+      // A bound of every neuron; row and weight of those that are scored.
+      return nFf * (gateRowBytes + 4 + kept * recordBytes) + scored * (predictor.fc2.stride + 4);
   }
 }
 

@@ -40,7 +40,6 @@ const measuredSchema = z.strictObject({
     z.object({
       kind: z.enum(PREDICTOR_KINDS),
       format: z.enum(PREDICTOR_FORMATS),
-      upFormat: z.enum(PREDICTOR_FORMATS).optional(),
       rank: z.number(),
       bits: z.number(),
       recall: z.number(),

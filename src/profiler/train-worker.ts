@@ -5,6 +5,7 @@ import { openPack } from '../pack/reader.js';
 import type { LayerCurve } from '../predictor/artifact.js';
 import { fitContribution } from '../predictor/fit-contribution.js';
 import { fitLayer, type Attempt, type FittedLayer } from '../predictor/fit-layer.js';
+import { toQ8 } from '../predictor/rows.js';
 import type { SampleParts } from '../predictor/samples.js';
 import type { LayerPredictor, GatePredictorKind } from '../predictor/types.js';
 import { measureCurve, type Reported } from './curve.js';
@@ -142,7 +143,8 @@ async function trainOne(job: TrainJob, check: () => void): Promise<TrainedLayer>
       );
     const { predictor, attempts, seconds } = await (biases ? contributionFit : gateFit)(recording);
     const fitted = performance.now();
-    const measured = measureCurve(predictor, recording, parts, norms, biases);
+    const gates = predictor.kind === 'up' ? toQ8(weights, recording.nFf, recording.d) : null;
+    const measured = measureCurve(predictor, recording, parts, norms, biases, gates);
     return {
       predictor,
       ...measured,

@@ -27,7 +27,7 @@ const MODELS: [string, string, Record<string, unknown>][] = [
 ];
 
 /**
- * Both matrices themselves as sketches, so that scores are contributions up to the norm of the down column.
+ * The matrix itself as a sketch, so that scores are contributions up to the norm of the down column.
  * @param cut of the scores; below 0 every neuron is a candidate
  */
 async function contributionPlan(folder: string, cuts: FfnCuts, cut: number): Promise<FfnPlan> {
@@ -54,9 +54,9 @@ async function contributionPlan(folder: string, cuts: FfnCuts, cut: number): Pro
         rank: d,
         fc1: null,
         b1: null,
-        fc2: await rows(`layers.${l}.gate`),
-        contribution: true,
-        up: gated ? await rows(`layers.${l}.up`) : null,
+        fc2: await rows(`layers.${l}.${gated ? 'up' : 'gate'}`),
+        contribution: !gated,
+        reach: gated ? new Float32Array(nFf).fill(1e3) : null,
         cut: new Float32Array(nFf).fill(cut),
       },
     });

@@ -359,7 +359,13 @@ export function conformance({
             const ids = inPlace ? twins.ints(Array.from({ length: n }, (_, i) => 3 * i + 5)) : 0;
             const outIds = inPlace ? ids : twins.alloc(n * 4, true);
             const outAct = inPlace ? gate : twins.alloc(n * 4);
-            const [a, b] = twins.both((k) => k.activate(kind, 0.25, gate, n, ids, 1000, outIds, outAct));
+            const weight =
+              n % 2 === 0
+                ? twins.floats(normals(n, n + 3).map((v, i) => (i % 5 === 0 ? 1 : Math.abs(v))))
+                : 0;
+            const [a, b] = twins.both((k) =>
+              k.activate(kind, 0.25, gate, n, ids, 1000, weight, outIds, outAct),
+            );
             expect(a).toBe(b);
             twins.expectSameBytes(outIds, a * 4, 'ids');
             differences.check(
@@ -378,7 +384,7 @@ export function conformance({
         const gate = twins.floats([-1, NaN, -1, -1, -1]);
         const outIds = twins.alloc(20);
         const outAct = twins.alloc(20);
-        const [count] = twins.both((k) => k.activate(kind, 0.25, gate, 5, 0, 0, outIds, outAct));
+        const [count] = twins.both((k) => k.activate(kind, 0.25, gate, 5, 0, 0, 0, outIds, outAct));
         expect(twins.read(0, outAct, count).some(Number.isNaN)).toBe(true);
       }),
     );
@@ -387,7 +393,7 @@ export function conformance({
       inTwins((twins) => {
         const gate = twins.floats([0.1, 0.11]);
         const outIds = twins.alloc(8);
-        const counts = twins.both((k) => k.activate('fatrelu', 0.1, gate, 2, 0, 0, outIds, gate));
+        const counts = twins.both((k) => k.activate('fatrelu', 0.1, gate, 2, 0, 0, 0, outIds, gate));
         expect(counts).toEqual([1, 1]);
       }));
 
@@ -397,7 +403,7 @@ export function conformance({
         const gate = twins.floats(values);
         const outIds = twins.alloc(values.length * 4);
         const outAct = twins.alloc(values.length * 4);
-        const [count] = twins.both((k) => k.activate(kind, -1, gate, values.length, 0, 0, outIds, outAct));
+        const [count] = twins.both((k) => k.activate(kind, -1, gate, values.length, 0, 0, 0, outIds, outAct));
         expect(count).toBe(values.length);
         differences.check(
           `activate ${kind}`,
@@ -413,7 +419,7 @@ export function conformance({
         // silu: -0.278 at its lowest, -0.269 at -1, -0.018 at -6.
         const gate = twins.floats([-6, -1, -0.1, 0, 0.1, 1, NaN]);
         const [outIds, outAct] = [twins.alloc(28, true), twins.alloc(28)];
-        const counts = twins.both((k) => k.activate('silu', 0.1, gate, 7, 0, 0, outIds, outAct));
+        const counts = twins.both((k) => k.activate('silu', 0.1, gate, 7, 0, 0, 0, outIds, outAct));
         expect(counts).toEqual([3, 3]);
         expect([...new Uint32Array(twins.bytes(0, outIds, 12).slice().buffer)]).toEqual([1, 5, 6]);
         twins.expectSameBytes(outIds, 12, 'ids');
@@ -444,14 +450,19 @@ export function conformance({
       called('keepLarge: what weighs enough stays, in place or not; NaN stays', 'keepLarge'),
       () => {
         for (const n of [0, 1, 3, 4, 5, 31, 100]) {
-          for (const inPlace of [true, false]) {
+          for (const [inPlace, timed] of [
+            [true, false],
+            [false, false],
+            [true, true],
+          ]) {
             inTwins((twins) => {
               const act = twins.floats(normals(n, n).map((v, i) => (i % 17 === 3 ? NaN : v)));
               const ids = twins.ints(Array.from({ length: n }, (_, i) => 2 * i + 1));
+              const times = timed ? twins.floats(normals(n, n + 2)) : 0;
               const weight = twins.floats(normals(2 * n + 2, n + 1).map(Math.abs));
               const outIds = inPlace ? ids : twins.alloc(n * 4, true);
               const outAct = inPlace ? act : twins.alloc(n * 4);
-              const [a, b] = twins.both((k) => k.keepLarge(act, ids, n, weight, 0.4, outIds, outAct));
+              const [a, b] = twins.both((k) => k.keepLarge(act, times, ids, n, weight, 0.4, outIds, outAct));
               expect(a).toBe(b);
               expect(a < n || n < 4).toBe(true);
               twins.expectSameBytes(outIds, a * 4, 'ids');

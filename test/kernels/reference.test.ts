@@ -130,7 +130,7 @@ test('sigma: what passes each activation, and with which value', () => {
   const gate = [-2, -0, 0, 0.2, 0.25, 0.3, 2];
   const run = (kind: Parameters<typeof kernels.activate>[0], threshold = 0.25): [number, number][] => {
     f32.set(gate, X / 4);
-    const n = kernels.activate(kind, threshold, X, gate.length, 0, 10, LIST, COEF);
+    const n = kernels.activate(kind, threshold, X, gate.length, 0, 10, 0, LIST, COEF);
     return Array.from({ length: n }, (_, i) => [u32[LIST / 4 + i], f32[COEF / 4 + i]]);
   };
   const at = (id: number, value: number): [number, number] => [id, Math.fround(value)];

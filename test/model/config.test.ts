@@ -179,6 +179,22 @@ describe('rotary embeddings', () => {
     expect(config({ rope_scaling: deepseek }).config.ropeScaling).toMatchObject({ attentionFactor: 1 });
   });
 
+  it('scale as longrope, with the original context beside or inside, and a factor of the stretch', () => {
+    const eight = (value: number): number[] => Array(8).fill(value);
+    const rope_scaling = { type: 'longrope', short_factor: eight(1), long_factor: eight(3) };
+    const wanted = {
+      type: 'longrope',
+      shortFactors: eight(1),
+      longFactors: eight(3),
+      originalMaxPosition: 32,
+      attentionFactor: Math.sqrt(1 + Math.log(4) / Math.log(32)),
+    };
+    const beside = config({ rope_scaling, original_max_position_embeddings: 32 });
+    expect(beside.config).toMatchObject({ maxContext: 128, ropeScaling: wanted });
+    const inside = { ...rope_scaling, original_max_position_embeddings: 32, attention_factor: 1.25 };
+    expect(config({ rope_scaling: inside }).config.ropeScaling).toEqual({ ...wanted, attentionFactor: 1.25 });
+  });
+
   it('stretch the context where the original one is stated', () => {
     const rope_scaling = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 128 };
     expect(config({ rope_scaling }).config.maxContext).toBe(512);
@@ -203,7 +219,9 @@ describe('rotary embeddings', () => {
   );
 
   it.each<[Record<string, unknown>, RegExp]>([
-    [{ rope_scaling: { type: 'longrope', factor: 2 } }, /"longrope" is not supported/],
+    [{ rope_scaling: { type: 'su', factor: 2 } }, /"su" is not supported/],
+    [{ rope_scaling: { type: 'longrope', short_factor: [1] } }, /longrope without long_factor/],
+    [{ rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [1] } }, /1 factors for 8 pairs/],
     [{ rope_scaling: { rope_type: 'yarn' } }, /yarn without factor/],
     [{ rope_scaling: { type: 'linear' } }, /without factor/],
     [{ rope_scaling: { rope_type: 'llama3', ...llama3, high_freq_factor: 1 } }, /high_freq_factor/],

@@ -43,6 +43,16 @@ describe('rotary frequencies', () => {
     }
   });
 
+  it('are divided pair by pair with longrope, by the set of the opened context', () => {
+    const [shortFactors, longFactors] = [1, 4].map((by) => plain.map((_, i) => by + i / 8));
+    const longrope = { type: 'longrope', shortFactors, longFactors, originalMaxPosition: 256, attentionFactor: 1.2 } as const; // prettier-ignore
+    expect(table(longrope, 256).magnitude).toBe(1.2);
+    plain.forEach((f, i) => {
+      expect(table(longrope, 256).frequencies[i]).toBeCloseTo(f / (1 + i / 8), 12);
+      expect(table(longrope, 257).frequencies[i]).toBeCloseTo(f / (4 + i / 8), 12);
+    });
+  });
+
   it('do not change with dynamic scaling inside the original context, and slow down beyond it', () => {
     const dynamic = { type: 'dynamic', factor: 2, originalMaxPosition: 256 } as const;
     expect([...table(dynamic, 256).frequencies]).toEqual(plain);

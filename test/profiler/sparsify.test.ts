@@ -61,8 +61,8 @@ describe.each(['silu', 'gelu'])('a model with %s', (hiddenAct) => {
     const read = readPredictor(result.artifacts.predictor);
     expect(read).toEqual(result.predictor);
     read.layers.forEach(({ cuts, predictor }) => {
-      expect(predictor.kind).toBe('contribution');
-      expect(predictor.up!.rows).toBe(predictor.scoredIds.length);
+      expect(predictor.kind).toBe('up');
+      expect(predictor.reach!.length).toBe(predictor.scoredIds.length);
       expect(cuts!.exact.gate).toBeGreaterThan(0);
       expect(cuts!.predicted.contribution).toBeGreaterThan(0);
     });

@@ -43,7 +43,6 @@ export interface FfnPredictor {
   fc1: GpuRows | null;
   b1: GPUBuffer | null;
   fc2: GpuRows;
-  up: GpuRows | null;
   contribution: boolean;
   cut: GPUBuffer;
   always: number;
@@ -56,11 +55,11 @@ export interface FfnScratch {
   x1: GPUBuffer; // [T][n] f32
   partial: GPUBuffer; // down-sum.ts
   /** Null where nothing is predicted. */
-  lists: { ids: GPUBuffer; counts: GPUBuffer; scores: GPUBuffer; ups: GPUBuffer; hidden: GPUBuffer } | null;
+  lists: { ids: GPUBuffer; counts: GPUBuffer; scores: GPUBuffer; hidden: GPUBuffer } | null;
 }
 
 export const ffnScratchBytes = (d: number, n: number, rank: number, T: number): number =>
-  4 * (T * n + downSumScratch(n, d, T) + (rank > 0 ? T * (3 * n + 1 + vectorStride(rank)) : 0));
+  4 * (T * n + downSumScratch(n, d, T) + (rank > 0 ? T * (2 * n + 1 + vectorStride(rank)) : 0));
 
 /** @param rank of the largest predictor; 0: none */
 export async function createFfnScratch(
@@ -81,7 +80,6 @@ export async function createFfnScratch(
             ids: await words('candidates', T * n),
             counts: await words('numbers of candidates', T),
             scores: await words('scores', T * n),
-            ups: await words('scores of up', T * n),
             hidden: await words('hidden layer of predictors', T * vectorStride(rank)),
           }
         : null,
@@ -97,14 +95,13 @@ export function neuronOrder(plan: LayerPlan | null, neurons: number): Uint32Arra
 }
 
 export async function uploadPredictor(gpu: GpuDevice, plan: LayerPlan, name: string): Promise<FfnPredictor> {
-  const { fc1, b1, fc2, up, cut, contribution = false } = plan.predictor!;
+  const { fc1, b1, fc2, cut, contribution = false } = plan.predictor!;
   const rows = (matrix: QuantRows): Promise<GpuRows> =>
     uploadRows(gpu, name, matrix, (piece, at) => piece.set(matrix.data.subarray(at, at + piece.length)));
   return {
     fc1: fc1 && (await rows(fc1)),
     b1: b1 && (await createFrom(gpu, name, b1)),
     fc2: await rows(fc2),
-    up: up ? await rows(up) : null,
     contribution,
     cut: await createFrom(gpu, name, cut),
     always: plan.always.length,
@@ -240,8 +237,8 @@ async function choose(
   x: GPUBuffer,
   step: GPUBuffer,
 ): Promise<Operation[]> {
-  const { ids, counts, scores, ups, hidden } = scratch.lists!;
-  const { fc1, b1, fc2, up, contribution, cut, always, scored } = predictor;
+  const { ids, counts, scores, hidden } = scratch.lists!;
+  const { fc1, b1, fc2, contribution, cut, always, scored } = predictor;
   const n = parts.gate.rows;
   const operations: Operation[] = [];
   if (fc1) {
@@ -252,23 +249,9 @@ async function choose(
   const input = fc1 ? hidden : x;
   operations.push(await rowDot(gpu, tuning, fc2, { outStride: n }, { x: input, step, out: scores }));
   if (contribution) {
-    if (up) operations.push(await rowDot(gpu, tuning, up, { outStride: n }, { x: input, step, out: ups }));
-    const { gateBias, upBias } = parts;
-    const text = contributionKernel({
-      kind,
-      stride: n,
-      scored,
-      first: always,
-      gateBias: gateBias !== null,
-      up: up !== null,
-      upBias: up !== null && upBias !== null,
-    });
-    const buffers = [
-      scores,
-      ...(gateBias ? [gateBias] : []),
-      ...(up ? [ups] : []),
-      ...(up && upBias ? [upBias] : []),
-    ];
+    const { gateBias } = parts;
+    const text = contributionKernel({ kind, stride: n, scored, first: always, gateBias: gateBias !== null });
+    const buffers = gateBias ? [scores, gateBias] : [scores];
     operations.push(await oneDispatch(gpu, text, buffers, (rows) => [Math.ceil(scored / 64), rows]));
   }
   operations.push(

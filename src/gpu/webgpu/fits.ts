@@ -26,7 +26,12 @@ export function unsupportedHere({ block }: ModelConfig): string | null {
 }
 
 /** What keeps a whole model from the GPU besides; null: nothing. */
-export function unsupportedWhole(config: ModelConfig, { kvFormat }: WholeShape): string | null {
+export function unsupportedWhole(
+  config: ModelConfig,
+  { kvFormat }: WholeShape,
+  plan: FfnPlan | null,
+): string | null {
+  if (plan?.layers.some(({ predictor }) => predictor?.reach)) return 'sketches of up behind the gate';
   if (config.headDim > ATTENTION_SPAN) return `heads of ${config.headDim} dimensions`;
   if (kvFormat === 'q8' && config.headDim % 4 !== 0) return `an 8-bit cache of ${config.headDim} dimensions`;
   return unsupportedHere(config);
@@ -59,8 +64,8 @@ export function wholeBytes(
   );
   const rank = Math.max(0, ...predictors.map((p) => p.rank));
   const ofPredictors = predictors.reduce(
-    (total, { fc1, b1, fc2, up, cut }) =>
-      total + [fc1, fc2, up, b1, cut].reduce((bytes, part) => bytes + sizeOf(part), 0),
+    (total, { fc1, b1, fc2, cut }) =>
+      total + [fc1, fc2, b1, cut].reduce((bytes, part) => bytes + sizeOf(part), 0),
     0,
   );
   const ffn = ffnScratchBytes(hiddenSize, intermediateSize, rank, batchTokens);

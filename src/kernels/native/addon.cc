@@ -123,8 +123,16 @@ template <typename D> class Call {
 
   // Whether the range that argument I begins lies inside the arena.
   template <size_t I> bool inside() {
+    if (isNone<I>() || fits<I>()) return true;
     constexpr Argument argument = D::arguments[I];
-    if (isNone<I>()) return true;
+    constexpr bool byIds = reaches(argument.size) || reaches(argument.times);
+    return (byIds && narrowReach() && fits<I>()) || fail(I);
+  }
+
+  static constexpr bool reaches(Measure how) { return how == Measure::reach || how == Measure::rows; }
+
+  template <size_t I> bool fits() {
+    constexpr Argument argument = D::arguments[I];
     const size_t size = measure<argument.size, argument.sizeOf>();
     const size_t times = measure<argument.times, argument.timesOf>();
     const size_t item = itemBytes<argument.item>(size);
@@ -136,13 +144,11 @@ template <typename D> class Call {
     size_t bytes = times == 0 ? 0 : item;
     if (times > 1) {
       size_t before;  // of the last item; times and stride may be up to 2^35
-      if (__builtin_mul_overflow(times - 1, stride, &before) || before > binding_->size) return fail(I);
+      if (__builtin_mul_overflow(times - 1, stride, &before) || before > binding_->size) return false;
       bytes += before;
     }
     const size_t offset = whole_[I];
-    return (offset % alignment<argument.item>() == 0 && bytes <= binding_->size &&
-            offset <= binding_->size - bytes) ||
-           fail(I);
+    return offset % alignment<argument.item>() == 0 && bytes <= binding_->size && offset <= binding_->size - bytes;
   }
 
   template <Item item> size_t alignment() const {
@@ -217,14 +223,25 @@ template <typename D> class Call {
       if constexpr (argument.size == Measure::last) k = listsBegin_;
       if constexpr (argument.size == Measure::pages) k = whole_[argument.sizeOf - 1] / kKvPage;
       const size_t end = measure<argument.size, argument.sizeOf>();
-      const uint32_t* ids = reinterpret_cast<const uint32_t*>(address<I>());
       if (k < end) {
-        uint32_t largest = 0;
-        for (; k < end; k++) largest = ids[k] > largest ? ids[k] : largest;
-        reach_ = static_cast<size_t>(largest) + 1;
+        ids_ = reinterpret_cast<const uint32_t*>(address<I>()) + k;
+        idCount_ = end - k;
+        // All bits of all entries: no less than the largest, and every list kernel looks at every entry here.
+        uint32_t bits = 0;
+        for (size_t i = 0; i < idCount_; i++) bits |= ids_[i];
+        reach_ = static_cast<size_t>(bits) + 1;
       }
     }
     return true;
+  }
+
+  // From the bits of the entries to the largest of them. Whether that is less.
+  bool narrowReach() {
+    uint32_t largest = 0;
+    for (size_t i = 0; i < idCount_; i++) largest = ids_[i] > largest ? ids_[i] : largest;
+    const bool less = largest + size_t{1} < reach_;
+    if (less) reach_ = largest + size_t{1};
+    return less;
   }
 
   template <size_t I> bool checkRest() {
@@ -236,7 +253,8 @@ template <typename D> class Call {
   const Binding* binding_;
   double* parameters_;
   size_t whole_[kCount];
-  size_t listsBegin_ = 0, listsEnd_ = 0, reach_ = 0;
+  size_t listsBegin_ = 0, listsEnd_ = 0, reach_ = 0, idCount_ = 0;
+  const uint32_t* ids_ = nullptr;
   size_t bad_ = 0;
 };
 

@@ -23,10 +23,10 @@ inline I highNibbles(I v) { return iand(ishr<4>(v), iset(0x0F0F0F0F)); }
 template <int BITS> HYBRID_INFER_INLINE inline void sketchCodes(const uint8_t* w, I (&codes)[kCodeVectors]) {
   I lo = izero(), hi = izero();
   if (BITS > 1) {
-    const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
-    const I both = _mm512_inserti64x4(_mm512_castsi256_si512(v), _mm256_srli_epi16(v, 2), 1);
-    lo = iand(both, iset(0x03030303));
-    hi = iand(_mm512_srli_epi16(both, 4), iset(0x03030303));
+    const I both = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
+    const I first = _mm512_set_epi64(0x0000000200000002, 0x0000000200000002, 0x0000000200000002, 0x0000000200000002, 0, 0, 0, 0);
+    lo = iand(_mm512_srlv_epi32(both, first), iset(0x03030303));
+    hi = iand(_mm512_srlv_epi32(both, iadd(first, iset(4))), iset(0x03030303));
   }
   if (BITS != 2) {
     const I high = _mm512_broadcast_i32x4(

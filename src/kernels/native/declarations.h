@@ -26,7 +26,7 @@ struct Argument {
 namespace declared {
 
 constexpr size_t kKernels = 21;
-constexpr char kDigest[] = "97f8fee4d6fa5635e58a3ae326367aca6a99dec04f347f1d390fd43f909f4da2";
+constexpr char kDigest[] = "bd0154a95936d656657169783fb262d7c1a9de10283838a530c1a3d0ece68d1a";
 
 struct quantize {
   static constexpr char name[] = "quantize";
@@ -94,6 +94,7 @@ struct activate {
       {Kind::count, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // n
       {Kind::pointer, true, Item::u32, Measure::value, 3, Measure::one, 0, 0, 1},  // ids
       {Kind::count, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // firstId
+      {Kind::pointer, true, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // weight
       {Kind::pointer, false, Item::u32, Measure::value, 3, Measure::one, 0, 0, 1},  // outIds
       {Kind::pointer, false, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // outAct
   };
@@ -122,13 +123,14 @@ struct contribution {
 struct keepLarge {
   static constexpr char name[] = "keepLarge";
   static constexpr Argument arguments[] = {
-      {Kind::pointer, false, Item::f32, Measure::value, 2, Measure::one, 0, 0, 1},  // act
-      {Kind::pointer, false, Item::u32, Measure::value, 2, Measure::one, 0, 0, 1},  // ids
+      {Kind::pointer, false, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // act
+      {Kind::pointer, true, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // times
+      {Kind::pointer, false, Item::u32, Measure::value, 3, Measure::one, 0, 0, 1},  // ids
       {Kind::count, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // n
-      {Kind::pointer, false, Item::f32, Measure::reach, 1, Measure::one, 0, 0, 1},  // weight
+      {Kind::pointer, false, Item::f32, Measure::reach, 2, Measure::one, 0, 0, 1},  // weight
       {Kind::real, false, Item::byte, Measure::one, 0, Measure::one, 0, 0, 1},  // least
-      {Kind::pointer, false, Item::u32, Measure::value, 2, Measure::one, 0, 0, 1},  // outIds
-      {Kind::pointer, false, Item::f32, Measure::value, 2, Measure::one, 0, 0, 1},  // outAct
+      {Kind::pointer, false, Item::u32, Measure::value, 3, Measure::one, 0, 0, 1},  // outIds
+      {Kind::pointer, false, Item::f32, Measure::value, 3, Measure::one, 0, 0, 1},  // outAct
   };
 };
 

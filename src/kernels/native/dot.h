@@ -1,20 +1,21 @@
 // dot and dotLists: rows times the vectors of tokens. Included after row_dot.h.
 //
 // Four rows at a time meet the tokens one, two or four at a time (row_dot.h). Many tokens take their turns on a
-// block of rows that stays in level 1. Long rows have an order of sums of their own where it pays (long_dot.h).
+// block of rows that stays in level 1. Where one instruction multiplies four bytes in vectors of 16 lanes, groups have
+// sums of their own (long_dot.h), and rows of few groups stand side by side (short_dot.h).
 #pragma once
 
 #include "row_dot.h"
 
 #ifdef __AVX512VNNI__
-#include "long_dot.h"
+#include "short_dot.h"
 #endif
 
 namespace hybrid_infer {
 namespace {
 
 // Which sums a product has: a row's lanes are its columns, or its groups (long_dot.h).
-enum class Length { Short, Long };
+enum class Lanes { Columns, Groups };
 
 // ---- four rows at a time -----------------------------------------------------------------------------------
 
@@ -45,7 +46,7 @@ template <Format FORMAT, typename Row> inline void fetchFirst(size_t n, Row row,
 }
 
 // out[r][t] = row w[r] of any format . the activation vector at x[t]
-template <Format FORMAT, Length LENGTH, size_t R, size_t T, typename Fetch>
+template <Format FORMAT, Lanes LANES, size_t R, size_t T, typename Fetch>
 inline void dotAny(const uint8_t* const* w, const uint8_t* const* x, size_t cols, float (&out)[R][T], Fetch& fetch) {
   if constexpr (FORMAT == Format::f32) {
     dotTileF32<R, T>(w, x, cols, out, fetch);
@@ -53,28 +54,33 @@ inline void dotAny(const uint8_t* const* w, const uint8_t* const* x, size_t cols
     Q8A vectors[T];
     each<T>([&](auto t) HYBRID_INFER_INLINE { vectors[t] = q8aAt(x[t], cols); });
 #ifdef __AVX512VNNI__
-    if constexpr (LENGTH == Length::Long) return dotLongTile<FORMAT, R, T>(w, vectors, cols, out, fetch);
+    if constexpr (LANES == Lanes::Groups) return dotLongTile<FORMAT, R, T>(w, vectors, cols, out, fetch);
 #endif
     dotTile<FORMAT, R, T>(w, vectors, cols, out, fetch);
   }
 }
 
 // R rows times T tokens from t on: out[(t + j) * outStride + r].
-template <Format FORMAT, Length LENGTH, size_t R, size_t T, typename Fetch>
+template <Format FORMAT, Lanes LANES, size_t R, size_t T, typename Fetch>
 inline void dotTokens(const uint8_t* const* w, const uint8_t* x, size_t xStride, size_t t, float* out, size_t outStride,
                       size_t cols, Fetch& fetch) {
   const uint8_t* vectors[T];
   float results[R][T];
   each<T>([&](auto j) HYBRID_INFER_INLINE { vectors[j] = x + (t + j) * xStride; });
-  dotAny<FORMAT, LENGTH, R, T>(w, vectors, cols, results, fetch);
+  dotAny<FORMAT, LANES, R, T>(w, vectors, cols, results, fetch);
   each<T>([&](auto j) HYBRID_INFER_INLINE {
     each<R>([&](auto r) HYBRID_INFER_INLINE { out[(t + j) * outStride + r] = results[r][j]; });
   });
 }
 
 // out[i] = row(i) . x for i < n. Meanwhile the rows behind are fetched, `rowAhead(i)` for i up to n + kRowsAhead.
-template <Format FORMAT, Length LENGTH, typename Row, typename RowAhead>
+template <Format FORMAT, Lanes LANES, typename Row, typename RowAhead>
 inline void dotRows(size_t n, Row row, RowAhead rowAhead, const uint8_t* x, float* out, size_t cols) {
+#ifdef __AVX512VNNI__
+  if constexpr (LANES == Lanes::Groups) {
+    if (groupCount(cols) < kLongGroups) return dotFewGroups<FORMAT>(n, row, rowAhead, x, out, cols);
+  }
+#endif
   size_t i = 0;
   auto rows = [&](auto size) {
     constexpr size_t R = decltype(size)::value;
@@ -86,7 +92,7 @@ inline void dotRows(size_t n, Row row, RowAhead rowAhead, const uint8_t* x, floa
         ahead.rows[r] = rowAhead(i + r + kRowsAhead);
       });
       ahead.bytes = rowBytes(FORMAT, cols);
-      dotTokens<FORMAT, LENGTH, R, 1>(w, x, 0, 0, out + i, 0, cols, ahead);
+      dotTokens<FORMAT, LANES, R, 1>(w, x, 0, 0, out + i, 0, cols, ahead);
     }
   };
   // Three bits take so many registers to unpack that rows together only get in each other's way.
@@ -97,7 +103,7 @@ inline void dotRows(size_t n, Row row, RowAhead rowAhead, const uint8_t* x, floa
 // Rows that all tokens use before the next ones.
 constexpr size_t kBlockBytes = 16 << 10;
 
-template <Format FORMAT, Length LENGTH>
+template <Format FORMAT, Lanes LANES>
 void dotBatch(Rows w, size_t rows, const uint8_t* x, size_t xStride, size_t nTokens, float* out, size_t outStride,
               size_t cols) {
   const size_t blockRows = kBlockBytes / rowBytes(FORMAT, cols) / kRowsTogether * kRowsTogether + kRowsTogether;
@@ -121,15 +127,15 @@ void dotBatch(Rows w, size_t rows, const uint8_t* x, size_t xStride, size_t nTok
             });
             ahead.bytes = rowBytes(FORMAT, cols);
             NoAhead none;
-            if (t == 0) dotTokens<FORMAT, LENGTH, R, T>(at, x, xStride, t, out + i, outStride, cols, ahead);
-            else dotTokens<FORMAT, LENGTH, R, T>(at, x, xStride, t, out + i, outStride, cols, none);
+            if (t == 0) dotTokens<FORMAT, LANES, R, T>(at, x, xStride, t, out + i, outStride, cols, ahead);
+            else dotTokens<FORMAT, LANES, R, T>(at, x, xStride, t, out + i, outStride, cols, none);
           }
         };
         tiles(together);
         tiles(Size<1>{});
       }
     };
-    if constexpr (LENGTH == Length::Long) {
+    if constexpr (LANES == Lanes::Groups) {
       tokens(Size<2>{}, Size<2>{});
     } else {
       tokens(Size<kTokensTogether>{}, Size<kRowsTogether>{});
@@ -141,42 +147,43 @@ void dotBatch(Rows w, size_t rows, const uint8_t* x, size_t xStride, size_t nTok
 
 // ---- the kernels -------------------------------------------------------------------------------------------
 
-// work(length) with the length that rows of `cols` columns have.
-template <Format FORMAT, typename Work> inline void withLength(size_t cols, const Work& work) {
 #ifdef __AVX512VNNI__
-  if constexpr (FORMAT != Format::f32) {
-    if (groupCount(cols) >= kLongGroups) return work(std::integral_constant<Length, Length::Long>{});
-  }
+constexpr Lanes lanesOf(Format format) { return format == Format::f32 ? Lanes::Columns : Lanes::Groups; }
+#else
+constexpr Lanes lanesOf(Format) { return Lanes::Columns; }
 #endif
-  work(std::integral_constant<Length, Length::Short>{});
-}
 
 template <Format FORMAT>
 void dotFormat(Rows w, size_t rows, const uint8_t* x, size_t xStride, size_t nTokens, float* out, size_t outStride,
                size_t cols) {
   if (rows == 0 || nTokens == 0) return;
   const auto row = [&](size_t i) { return w.base + i * w.stride; };
+  constexpr Lanes lanes = lanesOf(FORMAT);
+  // Past the end too: what a lane multiplies next mostly stands there, and fetching never fails.
+  const auto one = [&](size_t t) {
+    dotRows<FORMAT, lanes>(rows, row, row, x + t * xStride, out + t * outStride, cols);
+  };
   fetchFirst<FORMAT>(rows, row, cols);
-  withLength<FORMAT>(cols, [&](auto length) {
-    // Past the end too: what a lane multiplies next mostly stands there, and fetching never fails.
-    if (nTokens == 1) return dotRows<FORMAT, length>(rows, row, row, x, out, cols);
-    size_t done = 0;
+  if (nTokens == 1) return one(0);
+  size_t done = 0;
 #ifdef __AVX512VNNI__
-    if constexpr (length == Length::Long) {
-      // Tokens that are not there cost as much as those that are.
-      const auto sets = [&](auto tokens, size_t n) {
-        dotSets<FORMAT, tokens>(w, rows, x + done * xStride, xStride, n, out + done * outStride, outStride, cols);
-        done += n;
-      };
-      const size_t left = nTokens % 8, eights = left > 4 ? nTokens : nTokens - left;
-      if (eights > 0) sets(Size<8>{}, eights);
-      if (nTokens - eights > 2) sets(Size<4>{}, nTokens - eights);
+  if constexpr (lanes == Lanes::Groups) {
+    // Tokens that are not there cost as much as those that are.
+    const auto sets = [&](auto tokens, size_t n) {
+      dotSets<FORMAT, tokens>(w, rows, x + done * xStride, xStride, n, out + done * outStride, outStride, cols);
+      done += n;
+    };
+    const size_t left = nTokens % 8, eights = left > 4 ? nTokens : nTokens - left;
+    if (eights > 0) sets(Size<8>{}, eights);
+    if (nTokens - eights > 2) sets(Size<4>{}, nTokens - eights);
+    if (groupCount(cols) < kLongGroups) {
+      for (; done < nTokens; done++) one(done);
     }
+  }
 #endif
-    if (done < nTokens) {
-      dotBatch<FORMAT, length>(w, rows, x + done * xStride, xStride, nTokens - done, out + done * outStride, outStride, cols);
-    }
-  });
+  if (done < nTokens) {
+    dotBatch<FORMAT, lanes>(w, rows, x + done * xStride, xStride, nTokens - done, out + done * outStride, outStride, cols);
+  }
 }
 
 // Many tokens go through the rows in ranges of this many bytes: what a token reads is in level 2 for the others.
@@ -192,9 +199,7 @@ void dotListsFormat(Rows w, Lists lists, const uint8_t* x, size_t xStride, float
     const size_t behind = w.stride >= 2 * rowBytes(FORMAT, cols) ? rowBytes(FORMAT, cols) : 0;
     const auto rowAhead = [&](size_t i) { return i < known ? row(i) : row((i - known) % known) + behind; };
     if (lists.nTokens == 1) fetchFirst<FORMAT>(known, row, cols);
-    withLength<FORMAT>(cols, [&](auto length) {
-      dotRows<FORMAT, length>(end - first, row, rowAhead, x + t * xStride, out + first, cols);
-    });
+    dotRows<FORMAT, lanesOf(FORMAT)>(end - first, row, rowAhead, x + t * xStride, out + first, cols);
   };
   eachTile(lists, tileRows, dotPart);
 }

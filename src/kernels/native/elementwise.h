@@ -73,22 +73,53 @@ inline F sigma(Activation kind, F threshold, F g) {
   return g;
 }
 
+// Ids i .. i + W - 1 of n, zeros past the end.
+inline I idsAt(const uint32_t* ids, size_t i, size_t n) {
+  if (n - i >= W) return iload(ids + i);
+  alignas(64) uint32_t last[W] = {};
+  for (size_t k = 0; i + k < n; k++) last[k] = ids[i + k];
+  return iload(last);
+}
+
+// Appends the lanes of a mask. In place: all lanes were read, and what is written lies at or before them.
+inline size_t keepLanes(uint32_t mask, I ids, F values, uint32_t* outIds, float* outAct) {
+#ifdef __AVX512F__
+  const size_t count = static_cast<size_t>(__builtin_popcount(mask));
+  const __mmask16 lanes = static_cast<__mmask16>(mask);
+  // Compressed in registers: storing compressed is slow on some processors.
+  _mm512_mask_storeu_epi32(outIds, firstLanes(count), _mm512_maskz_compress_epi32(lanes, ids));
+  _mm512_mask_storeu_ps(outAct, firstLanes(count), _mm512_maskz_compress_ps(lanes, values));
+  return count;
+#else
+  alignas(64) uint32_t id[W];
+  alignas(64) float value[W];
+  istore(id, ids);
+  fstore(value, values);
+  size_t count = 0;
+  for (; mask != 0; mask &= mask - 1, count++) {
+    outIds[count] = id[__builtin_ctz(mask)];
+    outAct[count] = value[__builtin_ctz(mask)];
+  }
+  return count;
+#endif
+}
+
+// 0, 1, 2, ...
+inline I ilanes() {
+  alignas(64) static const uint32_t lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return iload(lanes);
+}
+
 size_t activate(Activation kind, float threshold, const float* gate, size_t n, const uint32_t* ids,
-                uint32_t firstId, uint32_t* outIds, float* outAct) {
+                uint32_t firstId, const float* weight, uint32_t* outIds, float* outAct) {
   size_t passed = 0;
   for (size_t i = 0; i < n; i += W) {
-    const size_t lanes = lanesAt(i, n);
-    alignas(64) float values[W];
     const F value = sigma(kind, fset(threshold), floadAt(gate, i, n));
-    fstore(values, value);
-    uint32_t mask = maskNonZero(isSmooth(kind) ? zeroWhereLessEqual(fabsv(value), fset(threshold), fset(1.0f)) : value);
-    mask &= (1u << lanes) - 1;
-    // In place: what is written lies at or before what was read.
-    for (; mask != 0; mask &= mask - 1) {
-      const size_t lane = static_cast<size_t>(__builtin_ctz(mask));
-      outIds[passed] = ids == nullptr ? firstId + static_cast<uint32_t>(i + lane) : ids[i + lane];
-      outAct[passed++] = values[lane];
-    }
+    F size = fabsv(value);
+    if (weight != nullptr) size = fmul(size, floadAt(weight, i, n));
+    const uint32_t mask = maskNonZero(isSmooth(kind) ? zeroWhereLessEqual(size, fset(threshold), fset(1.0f)) : value);
+    const I from = ids == nullptr ? iadd(iset(static_cast<int32_t>(firstId + i)), ilanes()) : idsAt(ids, i, n);
+    passed += keepLanes(mask & ((1u << lanesAt(i, n)) - 1), from, value, outIds + passed, outAct + passed);
   }
   return passed;
 }
@@ -113,15 +144,18 @@ void contribution(Activation kind, float* gate, const float* up, size_t n) {
   }
 }
 
-size_t keepLarge(const float* act, const uint32_t* ids, size_t n, const float* weight, float least, uint32_t* outIds,
-                 float* outAct) {
+size_t keepLarge(const float* act, const float* times, const uint32_t* ids, size_t n, const float* weight, float least,
+                 uint32_t* outIds, float* outAct) {
   size_t kept = 0;
-  for (size_t i = 0; i < n; i++) {
-    const uint32_t id = ids[i];
-    const float value = act[i];
-    outIds[kept] = id;
-    outAct[kept] = value;
-    kept += !(std::fabs(value) * weight[id] < least);  // NaN passes
+  for (size_t i = 0; i < n; i += W) {
+    const size_t lanes = lanesAt(i, n);
+    const F value = floadAt(act, i, n);
+    alignas(64) float weights[W] = {};
+    for (size_t k = 0; k < lanes; k++) weights[k] = weight[ids[i + k]];
+    const F size = fmul(fabsv(times == nullptr ? value : fmul(value, floadAt(times, i, n))), fload(weights));
+    const uint32_t large = maskGreaterEqual(size, fset(least)) |
+                           maskNonZero(zeroWhereLessEqual(size, fset(least), fset(1.0f)));  // NaN passes
+    kept += keepLanes(large & ((1u << lanes) - 1), idsAt(ids, i, n), value, outIds + kept, outAct + kept);
   }
   return kept;
 }

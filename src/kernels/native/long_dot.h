@@ -1,5 +1,5 @@
-// Products of long quantised rows, where one instruction multiplies four bytes and vectors have 16 lanes. Included
-// by dot.h after row_dot.h.
+// Products of quantised rows, where one instruction multiplies four bytes and vectors have 16 lanes: long ones with
+// few tokens, any with more. Included by dot.h after row_dot.h.
 //
 // The sum of a group is one exact integer, and the groups of a row are added to 16 sums in turn: group g to sum
 // g mod 16, with fma(s_w s_x, group, sum). The 16 sums are added at the end in the order of fsum. Who computes a
@@ -18,7 +18,7 @@
 namespace hybrid_infer {
 namespace {
 
-// Rows of fewer groups are not long: the 16 sums would be mostly empty.
+// Rows of fewer groups meet one token in short_dot.h: the 16 sums of a tile would be mostly empty.
 constexpr size_t kLongGroups = 8;
 static_assert(W == 16, "groups in lanes");
 

@@ -36,10 +36,10 @@ struct KernelTable {
                    size_t nTokens, const float* coef, float* out, size_t outStride, size_t cols);
 
   size_t (*activate)(Activation kind, float threshold, const float* gate, size_t n, const uint32_t* ids,
-                     uint32_t firstId, uint32_t* outIds, float* outAct);
+                     uint32_t firstId, const float* weight, uint32_t* outIds, float* outAct);
   size_t (*gateUp)(Activation kind, float* act, const float* up, size_t n);
   void (*contribution)(Activation kind, float* gate, const float* up, size_t n);
-  size_t (*keepLarge)(const float* act, const uint32_t* ids, size_t n, const float* weight, float least,
+  size_t (*keepLarge)(const float* act, const float* times, const uint32_t* ids, size_t n, const float* weight, float least,
                       uint32_t* outIds, float* outAct);
   size_t (*selectAbove)(const float* score, const float* cut, size_t n, uint32_t firstId, uint32_t* outIds);
   void (*biasRelu)(float* x, const float* bias, size_t n);

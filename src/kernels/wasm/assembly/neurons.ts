@@ -85,6 +85,7 @@ export function activate(
   n: u32,
   ids: u32,
   firstId: u32,
+  weight: u32,
   outIds: u32,
   outAct: u32,
 ): u32 {
@@ -92,8 +93,10 @@ export function activate(
   let passed: u32 = 0;
   for (let i: u32 = 0; i < n; i += 4) {
     const values = sigma(kind, load4(gate, i, n), cut);
+    let sizes = f32x4.abs(values);
+    if (weight != 0) sizes = f32x4.mul(sizes, load4(weight, i, n));
     let mask: u32 = i32x4.bitmask(
-      kind > RELU2 ? v128.not(f32x4.le(f32x4.abs(values), cut)) : f32x4.ne(values, f32x4.splat(0)),
+      kind > RELU2 ? v128.not(f32x4.le(sizes, cut)) : f32x4.ne(values, f32x4.splat(0)),
     );
     mask &= valid(i, n);
     while (mask != 0) {
@@ -130,6 +133,7 @@ export function contribution(kind: i32, gate: u32, up: u32, n: u32): void {
 
 export function keepLarge(
   act: u32,
+  times: u32,
   ids: u32,
   n: u32,
   weight: u32,
@@ -141,7 +145,8 @@ export function keepLarge(
   for (let i: u32 = 0; i < n; i++) {
     const id = load<u32>(ids + i * 4);
     const value = f32.load(act + i * 4);
-    if (Mathf.abs(value) * f32.load(weight + id * 4) < least) continue;
+    const size = Mathf.abs(times ? value * f32.load(times + i * 4) : value);
+    if (size * f32.load(weight + id * 4) < least) continue;
     store<u32>(outIds + kept * 4, id);
     f32.store(outAct + kept * 4, value);
     kept++;
