@@ -40,7 +40,7 @@ describe.skipIf(reason !== null)(`whole models on WebGPU${reason ? ` (skipped: $
       const folder = writeModel(baseConfig(architecture, fields));
       const source = await openModel(folder);
       const shape = { contextLength: 64, slots: 4, kvPages: 5, kvFormat: 'f32' as const };
-      const refused = unsupportedWhole(source.config, shape);
+      const refused = unsupportedWhole(source.config, shape, null);
       await source.close();
       if (refused !== null) return expect(refused).toMatch(/mixtures of experts|a norm between x1/);
       const cpu = await open(folder, 'f32');
