@@ -55,8 +55,9 @@ const UNIT = 1 / 8;
 /** What is tried, from the smallest up. */
 const SKETCHES: readonly SketchFormat[] = ['q1', 'q2', 'q3'];
 /**
- * Reckoned with of up, in root mean squares of its sketch: larger values are one in twenty, and what they lift over
- * the cut lies just above it.
+ * Reckoned with of up, in root mean squares of its sketch. A larger reach scores more neurons that are
+ * then dropped, a smaller one misses those whose gate is small and whose up is large. Of 2 and 1.5, both tried on one
+ * model, the second skipped half a percent more neurons at the same limit.
  */
 const REACH = 1.5;
 /** Samples that the mean is taken of. */

@@ -265,7 +265,7 @@ describe('what a row does not support is refused in one line', () => {
     [
       'Phi3ForCausalLM',
       { rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [1] } },
-      /rope scaling "longrope"/,
+      /longrope has 1 factors for 4 pairs/,
     ],
     ['MixtralForCausalLM', {}, /without num_local_experts/],
     ['MixtralForCausalLM', { num_local_experts: 2, num_experts_per_tok: 3 }, /3 active experts of 2/],
