@@ -196,6 +196,7 @@ function readAnswer(context: LaneContext, step: Step, at: GpuStepLayout['answer'
       const to = counters(context, step, t, l);
       stats[to + Stat.TOKENS] += 1;
       stats[to + Stat.CANDIDATES] += words[from];
+      stats[to + Stat.GATES] += words[from];
       stats[to + Stat.GATED] += words[from + 1];
       stats[to + Stat.ACTIVE] += words[from + 2];
     }

@@ -52,6 +52,8 @@ export interface ConformanceSubject {
   lacks?: Partial<Record<KernelName, string>>;
   /** A call takes it milliseconds, a new number of columns a second: fewer of both. @default false */
   slow?: boolean;
+  /** Its activate takes no weights (those of predictors that come after the gate). @default false */
+  unweighed?: boolean;
   /** Numbers below the smallest normal f32 may be zero to it. @default false */
   flushes?: boolean;
 }
@@ -67,6 +69,7 @@ export function conformance({
   create,
   lacks = {},
   slow = false,
+  unweighed = false,
   flushes = false,
 }: ConformanceSubject): void {
   const without = (kernel: KernelName): boolean => kernel in lacks;
@@ -360,7 +363,7 @@ export function conformance({
             const outIds = inPlace ? ids : twins.alloc(n * 4, true);
             const outAct = inPlace ? gate : twins.alloc(n * 4);
             const weight =
-              n % 2 === 0
+              n % 2 === 0 && !unweighed
                 ? twins.floats(normals(n, n + 3).map((v, i) => (i % 5 === 0 ? 1 : Math.abs(v))))
                 : 0;
             const [a, b] = twins.both((k) =>

@@ -145,7 +145,8 @@ const calls = {
     }
   },
 
-  async activate(views, kind, threshold, gate, n, ids, firstId, outIds, outAct) {
+  async activate(views, kind, threshold, gate, n, ids, firstId, weight, outIds, outAct) {
+    if (weight !== 0) throw new Error('activate has no weights here');
     const [chosen, counts, kept] = [room(n), room(1), room(n)];
     const given = ids
       ? { givenIds: buffer(views.u32.slice(ids / 4, ids / 4 + n)), givenCounts: buffer(Uint32Array.of(n)) }

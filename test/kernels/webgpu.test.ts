@@ -14,6 +14,7 @@ describe.skipIf(reason !== null)(`WGSL kernels${reason === null ? '' : ` (skippe
     create: (memory) => kernels!.create(memory),
     lacks: WEBGPU_LACKS,
     slow: true,
+    unweighed: true,
     flushes: true,
   });
 });
