@@ -2,7 +2,17 @@ import js from '@eslint/js';
 import tseslint from 'typescript-eslint';
 
 export default tseslint.config(
-  { ignores: ['dist/**', 'coverage/**', 'docs/**', 'site/pages/**', 'site/.vitepress/{cache,dist,.temp}/**', 'src/kernels/wasm/assembly/**', 'src/**/generated/**'] },
+  {
+    ignores: [
+      'dist/**',
+      'coverage/**',
+      'docs/**',
+      'site/pages/**',
+      'site/.vitepress/{cache,dist,.temp}/**',
+      'src/kernels/wasm/assembly/**',
+      'src/**/generated/**',
+    ],
+  },
   js.configs.recommended,
   ...tseslint.configs.recommended,
   {
