@@ -9,9 +9,9 @@
  * Without a gate (plain FFNs) fc1 takes the gate's place, and x1 = sigma(fc1 x + b) is known before up.
  *
  * Neurons come in chunks, each with its own sum over down columns: who computed a chunk (work.ts) makes no
- * difference to its sum. Lists
- * of neurons are kept by row, compressed: those of row t stand at offsets[t] .. offsets[t + 1]. Neurons that
- * the GPU computes are left out of the lists, and in a mixture those of experts that a row has not chosen.
+ * difference to its sum. Lists of neurons are kept by row, compressed: those of row t stand at offsets[t] ..
+ * offsets[t + 1]. Neurons that the GPU computes are left out of the lists, and in a mixture those of experts that
+ * a row has not chosen.
  */
 import { isSmooth } from '../kernels/kernels.js';
 import { chooseExperts, chooseInExperts, listChosen, weighExperts } from './experts.js';

@@ -50,6 +50,8 @@ export const MAX_ROWS: Record<OnnxProvider, number> = { cuda: 16, dml: 128, core
 const PROBE_TIMEOUT_MS = 60_000;
 /** Lines of the child's stderr that say why a provider failed. */
 const TELLING = /cannot open shared object|cannot load|not found|no drivers|incompatible|insufficient|error/i;
+/** What drivers say of a desktop that nobody asked for. */
+const OF_THE_DESKTOP = /XDG_RUNTIME_DIR/;
 const MAX_DETAIL_LINES = 2;
 
 /** What the child measured and proved (sent over its IPC channel). */
@@ -197,7 +199,7 @@ function withDetail(failure: string, stderr: string): string {
     // eslint-disable-next-line no-control-regex
     .replace(/\u001b\[[0-9;]*m/g, '')
     .split('\n')
-    .filter((line) => TELLING.test(line))
+    .filter((line) => TELLING.test(line) && !OF_THE_DESKTOP.test(line))
     .map((line) => line.replace(/^.*\[ONNXRuntimeError\] : \d+ : \w+ : /, '').trim())
     .map((line) => line.replace(/^Failed to load library \S+ with error: (?:\S*\/)?/, ''));
   const details = [...new Set(lines)].filter((line) => !failure.includes(line)).slice(0, MAX_DETAIL_LINES);

@@ -1,24 +1,16 @@
 /** `profile` where FFNs differ from Llama's: without a gate, and with a norm between x1 and down. */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { Engine } from '../../src/engine/engine.js';
 import { openPack } from '../../src/pack/reader.js';
 import { packFor } from '../../src/pack/cache.js';
 import { findPlan, type FindPlanOptions } from '../../src/profiler/find-plan.js';
 import { profile, type ProfileResult } from '../../src/profiler/profile.js';
 import { baseConfig, writeModel } from '../helpers/any-model.js';
+import { ownCache } from '../helpers/own-cache.js';
 import { random } from '../helpers/tiny-models.js';
 
-const folder = mkdtempSync(join(tmpdir(), 'hybrid-infer-blocks-'));
-const before = process.env.HYBRID_INFER_CACHE;
-process.env.HYBRID_INFER_CACHE = join(folder, 'cache');
-afterAll(() => {
-  rmSync(folder, { recursive: true, force: true });
-  if (before === undefined) delete process.env.HYBRID_INFER_CACHE;
-  else process.env.HYBRID_INFER_CACHE = before;
-});
+const folder = ownCache('blocks');
 
 const next = random(7);
 const text = Array.from({ length: 4000 }, () => String.fromCharCode(97 + Math.floor(next() * 26))).join('');

@@ -1,8 +1,7 @@
 /** `profile --sparsify` on tiny models: limits, artifacts in use, refusals. */
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { evaluate } from '../../src/evaluate/evaluate.js';
 import { HybridModel } from '../../src/index.js';
 import { openPack } from '../../src/pack/reader.js';
@@ -12,16 +11,10 @@ import { findPlan } from '../../src/profiler/find-plan.js';
 import { splitPassages } from '../../src/profiler/passages.js';
 import { profile, type ProfileResult } from '../../src/profiler/profile.js';
 import { tune } from '../../src/profiler/tune.js';
+import { ownCache } from '../helpers/own-cache.js';
 import { random, writeTinyFolder } from '../helpers/tiny-models.js';
 
-const folder = mkdtempSync(join(tmpdir(), 'hybrid-infer-sparsify-'));
-const before = process.env.HYBRID_INFER_CACHE;
-process.env.HYBRID_INFER_CACHE = join(folder, 'cache');
-afterAll(() => {
-  rmSync(folder, { recursive: true, force: true });
-  if (before === undefined) delete process.env.HYBRID_INFER_CACHE;
-  else process.env.HYBRID_INFER_CACHE = before;
-});
+const folder = ownCache('sparsify');
 
 const next = random(7);
 const letters = (n: number): string =>

@@ -108,6 +108,12 @@ class Peer {
   }
 }
 
+// The peers end with their input, when this process does.
+process.once('uncaughtException', ({ message }) => {
+  console.error(`peers: ${message}`);
+  process.exit(1);
+});
+
 const dist = new URL('../../dist/', import.meta.url);
 const { BandwidthProbe, MOST_OF_FLOOR } = await import(new URL('bench/bandwidth.js', dist));
 const { selectKernels } = await import(new URL('kernels/select.js', dist));

@@ -36,7 +36,12 @@ function origin(path) {
  */
 export function llamaBench(path, gguf, threads) {
   const help = spawnSync(path, ['--help'], { encoding: 'utf8' });
-  if (help.error) throw help.error;
+  if (help.error || !help.stdout.includes('--n-prompt')) {
+    const found = help.error
+      ? `it cannot be started (${help.error.code})`
+      : 'its --help says nothing of --n-prompt';
+    throw new Error(`${path} is no llama-bench: ${found}; name the program that llama.cpp's build made`);
+  }
   const repacks = help.stdout.includes('-rtr');
   const common = [
     '-m',

@@ -23,6 +23,7 @@ import type { BufferPart, Dispatch, KernelBinding, KernelText } from '../kernel.
 import { operation, partUniforms, PART_TYPE, type Operation } from '../operation.js';
 import { vectorStride, type GpuRows } from '../rows.js';
 import type { Tuning } from '../tuning.js';
+import { LIST_BINDINGS } from './text.js';
 
 /** Entries of a slice. Part of the order of addition: not to be tuned. */
 export const SLICE = 128;
@@ -89,12 +90,7 @@ export function downSumText(shape: DownSumShape): KernelText {
     ...(format === 'f32' ? [] : [{ name: 'scales', access: 'read', type: 'array<u32>' } as const]),
     { name: 'coef', access: 'read', type: 'array<f32>' },
     { name: 'part', access: 'uniform', type: PART_TYPE },
-    ...(listed
-      ? ([
-          { name: 'ids', access: 'read', type: 'array<u32>' },
-          { name: 'counts', access: 'read', type: 'array<u32>' },
-        ] as const)
-      : []),
+    ...(listed ? LIST_BINDINGS : []),
     { name: 'partial', access: 'write', type: 'array<vec4<f32>>' },
   ];
   const word = (k: number): string => (words === 1 ? 'v' : `v[${k}]`);

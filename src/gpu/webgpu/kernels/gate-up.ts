@@ -19,6 +19,7 @@ import { vectorStride, type GpuRows, type RowShape } from '../rows.js';
 import type { Tile, Tuning } from '../tuning.js';
 import { activationText } from './activation.js';
 import { rowFormatText } from './row-formats.js';
+import { LIST_BINDINGS } from './text.js';
 import { addLanes, laneExtensions, laneMemory, laneProducts, LANES } from './unit.js';
 
 export interface GateUpShape {
@@ -69,12 +70,7 @@ export function gateUpText(shape: GateUpShape, { units, rows }: Tile, shuffleLan
     { name: 'x', access: 'read', type: 'array<vec4<f32>>' },
     // first neuron, neurons, bits of threshold and least contribution
     { name: 'part', access: 'uniform', type: PART_TYPE },
-    ...(listed
-      ? ([
-          { name: 'ids', access: 'read', type: 'array<u32>' },
-          { name: 'counts', access: 'read', type: 'array<u32>' },
-        ] as const)
-      : []),
+    ...(listed ? LIST_BINDINGS : []),
     ...(gateBias ? [{ name: 'gate_bias', access: 'read', type: 'array<f32>' } as const] : []),
     ...(upBias ? [{ name: 'up_bias', access: 'read', type: 'array<f32>' } as const] : []),
     ...(weighed ? [{ name: 'norms', access: 'read', type: 'array<f32>' } as const] : []),

@@ -13,6 +13,7 @@ import { operation, partUniforms, PART_TYPE, type Operation } from '../operation
 import { vectorStride, type GpuRows, type RowShape } from '../rows.js';
 import type { Tile, Tuning } from '../tuning.js';
 import { rowFormatText } from './row-formats.js';
+import { LIST_BINDINGS } from './text.js';
 import { addLanes, laneExtensions, laneMemory, laneProducts, LANES } from './unit.js';
 
 export interface RowDotShape extends Omit<RowShape, 'rows'> {
@@ -48,12 +49,7 @@ export function rowDotText(shape: RowDotShape, tile: Tile, tokens: number, shuff
     { name: 'x', access: 'read', type: 'array<vec4<f32>>' },
     { name: 'part', access: 'uniform', type: PART_TYPE },
     { name: 'step', access: 'uniform', type: 'vec4<u32>' },
-    ...(listed
-      ? ([
-          { name: 'ids', access: 'read', type: 'array<u32>' },
-          { name: 'counts', access: 'read', type: 'array<u32>' },
-        ] as const)
-      : []),
+    ...(listed ? LIST_BINDINGS : []),
     ...(bias ? [{ name: 'bias', access: 'read', type: 'array<f32>' } as const] : []),
     { name: 'out', access: 'write', type: 'array<f32>' },
   ];

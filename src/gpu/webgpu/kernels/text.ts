@@ -7,6 +7,13 @@ import {
   scaleOffset,
   type WeightFormat,
 } from '../../../kernels/layout.js';
+import type { KernelBinding } from '../kernel.js';
+
+/** Rows' lists of neurons: row t's counts[t] entries begin at its stride. */
+export const LIST_BINDINGS = [
+  { name: 'ids', access: 'read', type: 'array<u32>' },
+  { name: 'counts', access: 'read', type: 'array<u32>' },
+] as const satisfies readonly KernelBinding[];
 
 /** A number as a constant of type f32. */
 export const float = (value: number): string => `${value}f`;
