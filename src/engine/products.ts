@@ -14,10 +14,11 @@ export const operandRow = (format: RowFormat, v: Vectors): number => (format ===
 /** Rows of a matrix are shared out in units of this many: outputs stay 64-byte aligned, no cache line has two writers. */
 const UNIT_ROWS = 16;
 /**
- * With more rows of activations than this each lane multiplies its whole share at once: kernels first put many
- * activations in an order of their own, which is not to be done again for every block.
+ * With more rows of activations than this, blocks have at least this share of a lane's units: kernels first put many
+ * activations in an order of their own, which is not to be done again for every few rows of W.
  */
 const FEW_ROWS = 2;
+const LEAST_SHARE = 1 / 6;
 
 /** Rows of W a lane did, and what is to be done with them at once. */
 export interface Sharing {
@@ -62,7 +63,8 @@ export function product(
     if (end > first) done?.(endRow(first), endRow(end));
     return;
   }
-  work.begin(units, count > FEW_ROWS ? 0 : unitRows * w.stride);
+  const least = count > FEW_ROWS ? Math.ceil((units / layout.laneCount) * LEAST_SHARE) : 1;
+  work.begin(units, unitRows * w.stride, least);
   while (work.take()) {
     const [first, end] = [endRow(work.first), endRow(work.end)];
     productRows(context, arena, w, bias, first, end, input, count, out, outRow);

@@ -22,6 +22,7 @@ export class Work {
   first = 0;
   end = 0;
   private units = 0;
+  private least = 1;
   private owner = 0;
   private whole = true;
   /** The set of counters of the phase under way. */
@@ -41,10 +42,12 @@ export class Work {
 
   /**
    * Begin a phase of `units` units; all lanes call it alike, at most once between two barriers.
-   * @param bytes a unit reads from memory; 0: this lane's share is taken as a whole
+   * @param bytes a unit reads from memory
+   * @param least units of a block, but for what is left at the end of a share
    */
-  begin(units: number, bytes: number): void {
+  begin(units: number, bytes: number, least = 1): void {
     this.units = units;
+    this.least = least;
     this.owner = 0;
     this.whole = this.lanes === 1 || units * bytes < LEAST_SHARE_BYTES * this.lanes;
     if (this.whole) return;
@@ -68,7 +71,7 @@ export class Work {
       const cursor = workCursor(owner, odd);
       const left = size - Atomics.load(control, cursor);
       if (left <= 0) continue;
-      const block = Math.ceil(left / 3);
+      const block = Math.max(this.least, Math.ceil(left / 3));
       const at = Atomics.add(control, cursor, block);
       if (at >= size) continue;
       this.first = begin + at;

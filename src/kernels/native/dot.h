@@ -23,8 +23,8 @@ enum class Lanes { Columns, Groups };
 // not at all across list entries. 4 ahead is 10 % slower, 16 as fast as 8.
 constexpr size_t kRowsAhead = 8;
 
-// Fetches R rows line by line.
-template <size_t R> struct Ahead {
+// Fetches R rows line by line in turns: entries of a list.
+template <size_t R> struct RowsAhead {
   const uint8_t* rows[R];
   size_t bytes;
   size_t at = 0;
@@ -38,12 +38,58 @@ template <size_t R> struct Ahead {
   }
 };
 
-// The first rows of a list that nothing has fetched yet.
-template <Format FORMAT, typename Row> inline void fetchFirst(size_t n, Row row, size_t cols) {
+// Fetches R rows that stand behind one another in the order of their bytes: memory gives up to a tenth more.
+template <size_t R> struct BytesAhead {
+  const uint8_t *next, *end;
+
+  HYBRID_INFER_INLINE inline void step() {
+    each<R>([&](auto r) HYBRID_INFER_INLINE { __builtin_prefetch(next + r * kLine, 0, 2); });
+    next += R * kLine;
+  }
+  HYBRID_INFER_INLINE inline void finish() {
+    for (; next < end; next += kLine) __builtin_prefetch(next, 0, 2);
+  }
+};
+
+// The first rows of a call, which nothing has fetched yet.
+template <Format FORMAT, typename Row> inline void fetchFirst(size_t n, const Row& row, size_t cols) {
   for (size_t i = 0; i < kRowsAhead && i < n; i++) {
     for (size_t at = 0; at < rowBytes(FORMAT, cols); at += kLine) __builtin_prefetch(row(i) + at, 0, 2);
   }
 }
+
+// Rows of a call: where row i stands, what to fetch as row i (past the end too), how R rows from i on are fetched, and
+// how many are multiplied together.
+//
+// Behind one another. Past the end: what a lane multiplies next mostly stands there, and fetching never fails.
+template <Format FORMAT> struct AllRows {
+  // Eight bits are unpacked by nothing: rows together only read at four places, a twentieth slower.
+  static constexpr size_t kTogether = FORMAT == Format::q8 ? 1 : kRowsTogether;
+  const uint8_t* base;
+  size_t stride;
+
+  const uint8_t* operator()(size_t i) const { return base + i * stride; }
+  const uint8_t* ahead(size_t i) const { return (*this)(i); }
+  template <size_t R> BytesAhead<R> fetch(size_t i, size_t) const { return {(*this)(i), (*this)(i + R)}; }
+};
+
+// Those of a list, of which `known` entries can be fetched. Past them: the first rows again, which costs nothing, or
+// what stands `behind` them.
+template <Format FORMAT> struct ListedRows {
+  static constexpr size_t kTogether = kRowsTogether;
+  Rows w;
+  const uint32_t* ids;
+  size_t known, behind;
+
+  const uint8_t* operator()(size_t i) const { return w.base + ids[i] * w.stride; }
+  const uint8_t* ahead(size_t i) const { return i < known ? (*this)(i) : (*this)((i - known) % known) + behind; }
+  template <size_t R> RowsAhead<R> fetch(size_t i, size_t cols) const {
+    RowsAhead<R> rows;
+    each<R>([&](auto r) HYBRID_INFER_INLINE { rows.rows[r] = ahead(i + r); });
+    rows.bytes = rowBytes(FORMAT, cols);
+    return rows;
+  }
+};
 
 // out[r][t] = row w[r] of any format . the activation vector at x[t]
 template <Format FORMAT, Lanes LANES, size_t R, size_t T, typename Fetch>
@@ -73,12 +119,12 @@ inline void dotTokens(const uint8_t* const* w, const uint8_t* x, size_t xStride,
   });
 }
 
-// out[i] = row(i) . x for i < n. Meanwhile the rows behind are fetched, `rowAhead(i)` for i up to n + kRowsAhead.
-template <Format FORMAT, Lanes LANES, typename Row, typename RowAhead>
-inline void dotRows(size_t n, Row row, RowAhead rowAhead, const uint8_t* x, float* out, size_t cols) {
+// out[i] = row i . x for i < n. Meanwhile the rows behind are fetched.
+template <Format FORMAT, Lanes LANES, typename Source>
+inline void dotRows(size_t n, const Source& source, const uint8_t* x, float* out, size_t cols) {
 #ifdef __AVX512VNNI__
   if constexpr (LANES == Lanes::Groups) {
-    if (groupCount(cols) < kLongGroups) return dotFewGroups<FORMAT>(n, row, rowAhead, x, out, cols);
+    if (groupCount(cols) < kLongGroups) return dotFewGroups<FORMAT>(n, source, x, out, cols);
   }
 #endif
   size_t i = 0;
@@ -86,17 +132,13 @@ inline void dotRows(size_t n, Row row, RowAhead rowAhead, const uint8_t* x, floa
     constexpr size_t R = decltype(size)::value;
     for (; i + R <= n; i += R) {
       const uint8_t* w[R];
-      Ahead<R> ahead;
-      each<R>([&](auto r) HYBRID_INFER_INLINE {
-        w[r] = row(i + r);
-        ahead.rows[r] = rowAhead(i + r + kRowsAhead);
-      });
-      ahead.bytes = rowBytes(FORMAT, cols);
+      each<R>([&](auto r) HYBRID_INFER_INLINE { w[r] = source(i + r); });
+      auto ahead = source.template fetch<R>(i + kRowsAhead, cols);
       dotTokens<FORMAT, LANES, R, 1>(w, x, 0, 0, out + i, 0, cols, ahead);
     }
   };
   // Three bits take so many registers to unpack that rows together only get in each other's way.
-  if constexpr (FORMAT != Format::q3) rows(Size<kRowsTogether>{});
+  if constexpr (FORMAT != Format::q3) rows(Size<Source::kTogether>{});
   rows(Size<1>{});
 }
 
@@ -120,12 +162,7 @@ void dotBatch(Rows w, size_t rows, const uint8_t* x, size_t xStride, size_t nTok
             const uint8_t* at[R];
             each<R>([&](auto r) HYBRID_INFER_INLINE { at[r] = w.base + (i + r) * w.stride; });
             // The first tokens fetch the next block, the others find this one in a cache.
-            Ahead<R> ahead;
-            each<R>([&](auto r) HYBRID_INFER_INLINE {
-              const size_t next = i + blockRows + r;
-              ahead.rows[r] = next < rows ? w.base + next * w.stride : at[r];
-            });
-            ahead.bytes = rowBytes(FORMAT, cols);
+            auto ahead = AllRows<FORMAT>{w.base, w.stride}.template fetch<R>(i + blockRows, cols);
             NoAhead none;
             if (t == 0) dotTokens<FORMAT, LANES, R, T>(at, x, xStride, t, out + i, outStride, cols, ahead);
             else dotTokens<FORMAT, LANES, R, T>(at, x, xStride, t, out + i, outStride, cols, none);
@@ -157,13 +194,10 @@ template <Format FORMAT>
 void dotFormat(Rows w, size_t rows, const uint8_t* x, size_t xStride, size_t nTokens, float* out, size_t outStride,
                size_t cols) {
   if (rows == 0 || nTokens == 0) return;
-  const auto row = [&](size_t i) { return w.base + i * w.stride; };
+  const AllRows<FORMAT> all = {w.base, w.stride};
   constexpr Lanes lanes = lanesOf(FORMAT);
-  // Past the end too: what a lane multiplies next mostly stands there, and fetching never fails.
-  const auto one = [&](size_t t) {
-    dotRows<FORMAT, lanes>(rows, row, row, x + t * xStride, out + t * outStride, cols);
-  };
-  fetchFirst<FORMAT>(rows, row, cols);
+  const auto one = [&](size_t t) { dotRows<FORMAT, lanes>(rows, all, x + t * xStride, out + t * outStride, cols); };
+  fetchFirst<FORMAT>(rows, all, cols);
   if (nTokens == 1) return one(0);
   size_t done = 0;
 #ifdef __AVX512VNNI__
@@ -193,13 +227,11 @@ template <Format FORMAT>
 void dotListsFormat(Rows w, Lists lists, const uint8_t* x, size_t xStride, float* out, size_t cols) {
   const size_t tileRows = kListTileBytes / rowBytes(FORMAT, cols) + 1;
   const auto dotPart = [&](size_t t, size_t first, size_t end) {
-    const auto row = [&](size_t i) { return w.base + lists.ids[first + i] * w.stride; };
-    const size_t known = lists.offsets[t + 1] - first;
-    // Behind the list: the first rows again, which costs nothing, or, in records of two rows, what is added next.
+    // In records of two rows what stands behind is added next.
     const size_t behind = w.stride >= 2 * rowBytes(FORMAT, cols) ? rowBytes(FORMAT, cols) : 0;
-    const auto rowAhead = [&](size_t i) { return i < known ? row(i) : row((i - known) % known) + behind; };
-    if (lists.nTokens == 1) fetchFirst<FORMAT>(known, row, cols);
-    dotRows<FORMAT, lanesOf(FORMAT)>(end - first, row, rowAhead, x + t * xStride, out + first, cols);
+    const ListedRows<FORMAT> listed = {w, lists.ids + first, lists.offsets[t + 1] - first, behind};
+    if (lists.nTokens == 1) fetchFirst<FORMAT>(listed.known, listed, cols);
+    dotRows<FORMAT, lanesOf(FORMAT)>(end - first, listed, x + t * xStride, out + first, cols);
   };
   eachTile(lists, tileRows, dotPart);
 }

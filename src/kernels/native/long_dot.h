@@ -120,6 +120,23 @@ inline I shareLanes(const I (&rows)[2]) {
 }
 inline I shareLanes(const I (&rows)[4]) { return ifours(ipairs(rows[0], rows[1]), ipairs(rows[2], rows[3])); }
 
+// 64 columns of each token -> in turn 4 * kShare columns of all tokens.
+HYBRID_INFER_INLINE inline void standBeside(I (&v)[4]) {
+  F columns[4] = {fbits(v[0]), fbits(v[1]), fbits(v[2]), fbits(v[3])};
+  orderColumns(columns);
+  each<4>([&](auto k) HYBRID_INFER_INLINE { v[k] = ibits(columns[k]); });
+}
+HYBRID_INFER_INLINE inline void standBeside(I (&v)[8]) {
+  I even[4], odd[4];
+  each<4>([&](auto k) HYBRID_INFER_INLINE {
+    even[k] = _mm512_unpacklo_epi64(v[2 * k], v[2 * k + 1]);
+    odd[k] = _mm512_unpackhi_epi64(v[2 * k], v[2 * k + 1]);
+  });
+  standBeside(even);
+  standBeside(odd);
+  each<4>([&](auto k) HYBRID_INFER_INLINE { v[2 * k] = even[k], v[2 * k + 1] = odd[k]; });
+}
+
 // TOKENS activation vectors side by side.
 struct Beside {
   int8_t* codes;   // [groups][vectors][TOKENS][4 kShare columns]
@@ -158,11 +175,14 @@ template <size_t TOKENS> class Sets {
     const size_t groups = groupCount(cols), padded = alignUp(cols, kColumnMultiple);
     Q8A from[TOKENS] = {};
     for (size_t j = 0; j < nTokens; j++) from[j] = q8aAt(x + j * xStride, cols);
-    constexpr size_t share = kShare<TOKENS>, columns = 4 * share;
-    for (size_t c = 0; c < groups * kGroup; c += columns) {
-      int8_t codes[TOKENS][columns] = {};
-      for (size_t j = 0; j < nTokens && c < padded; j++) std::memcpy(codes[j], from[j].codes + c, columns);
-      std::memcpy(to.codes + c * TOKENS, codes, sizeof codes);
+    constexpr size_t share = kShare<TOKENS>;
+    for (size_t c = 0; c < groups * kGroup; c += kVectorBytes) {
+      I v[TOKENS];
+      each<TOKENS>([&](auto j) HYBRID_INFER_INLINE {
+        v[j] = j < nTokens && c < padded ? iloadn(from[j].codes + c, padded - c) : izero();
+      });
+      standBeside(v);
+      each<TOKENS>([&](auto j) HYBRID_INFER_INLINE { istore(to.codes + c * TOKENS + j * kLine, v[j]); });
     }
     for (size_t g = 0; g < groups; g++) {
       for (size_t lane = 0; lane < W; lane++) {

@@ -88,15 +88,15 @@ inline void dotSixteen(const uint8_t* const* w, size_t rows, const uint8_t* cons
   _mm512_mask_storeu_ps(out, firstLanes(rows), total);
 }
 
-// out[i] = row(i) . x for i < n; see dotRows.
-template <Format FORMAT, typename Row, typename RowAhead>
-inline void dotFewGroups(size_t n, Row row, RowAhead rowAhead, const uint8_t* x, float* out, size_t cols) {
+// out[i] = row i . x for i < n; see dotRows.
+template <Format FORMAT, typename Source>
+inline void dotFewGroups(size_t n, const Source& row, const uint8_t* x, float* out, size_t cols) {
   const Q8A vector = q8aAt(x, cols);
   const uint8_t *tiles[2][W], **w = tiles[0], **next = tiles[1];
   for (size_t r = 0; r < W; r++) w[r] = row(r < n ? r : n - 1);
   for (size_t i = 0; i < n; i += W, std::swap(w, next)) {
     // What follows is this call's next rows, or what is wanted after those.
-    for (size_t r = 0; r < W; r++) next[r] = i + W + r < n ? row(i + W + r) : rowAhead(i + W + r);
+    for (size_t r = 0; r < W; r++) next[r] = i + W + r < n ? row(i + W + r) : row.ahead(i + W + r);
     dotSixteen<FORMAT>(w, n - i < W ? n - i : W, next, vector, out + i, cols);
   }
 }
