@@ -64,6 +64,12 @@ export function planDensities(target: DensityTarget): DensityPlan {
   return at(rho);
 }
 
+/** The same with the caution that a predictor of this rho needs for the recall, and the predicted sparsity it then has. */
+export function cautionFor(plan: DensityPlan): DensityPlan {
+  const q = bisect(-12, 12, (q) => recallOf({ ...plan, q }) > plan.recall);
+  return { ...plan, q, predictedSparsity: pointAt(plan, q).predictedSparsity };
+}
+
 const RHO_MIN = 0.01;
 const RHO_MAX = 0.9999;
 /** Points that stand for the distribution of tau, and for the integral over the score. */

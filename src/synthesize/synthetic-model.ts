@@ -66,6 +66,8 @@ export class SyntheticModel implements WeightSource {
   /** What the weights follow from, besides the config. */
   private readonly recipe: Readonly<Record<string, number | string>>;
   readonly seed: number;
+  /** [d]: what every FFN input holds in the constant coordinates, +1 or -1; 0 elsewhere. */
+  readonly constants: Float32Array;
   private readonly shapes: Map<TensorName, number[]>;
   /** B of the layer that was asked for last: [rank][d] */
   private lowRank: { layer: number; rows: Float32Array } | null = null;
@@ -83,6 +85,9 @@ export class SyntheticModel implements WeightSource {
     this.config = { ...config, layers: options.layers ?? config.layers };
     this.tokenizer = syntheticTokenizer(config.vocabSize);
     this.seed = options.seed ?? 1;
+    this.constants = Float32Array.from({ length: config.hiddenSize }, (_, j) =>
+      j % CONSTANT_EVERY !== 0 ? 0 : mix(this.seed, 33, j) & 1 ? 1 : -1,
+    );
     this.rank = options.rank ?? shape.rank;
     this.sparsity = options.sparsity ?? shape.sparsity;
     const { sparsity } = this;
@@ -269,9 +274,8 @@ export class SyntheticModel implements WeightSource {
     }
   }
 
-  private eachConstant(visit: (j: number, sign: 1 | -1) => void): void {
-    const d = this.config.hiddenSize;
-    for (let j = 0; j < d; j += CONSTANT_EVERY) visit(j, mix(this.seed, 33, j) & 1 ? 1 : -1);
+  private eachConstant(visit: (j: number, sign: number) => void): void {
+    for (let j = 0; j < this.constants.length; j += CONSTANT_EVERY) visit(j, this.constants[j]);
   }
 
   private seedOf(name: TensorName, row: number): number {

@@ -1,6 +1,6 @@
 /**
  * The predictor and profile of a synthetic model: the low-rank part of its gates, quantised as trained ones
- * are, and its neurons' frequencies. Densities, curve and counts are computed, not measured: `eval` and
+ * are, or a sketch of them, and its neurons' frequencies. Densities, curve and counts are computed, not measured: `eval` and
  * `run --measure-recall` measure them.
  */
 import type { Kernels } from '../kernels/kernels.js';
@@ -18,36 +18,40 @@ import type {
   Provenance,
 } from '../predictor/artifact.js';
 import { predictorRowBytes } from '../predictor/rows.js';
-import type { LayerPredictor, RowMatrix } from '../predictor/types.js';
+import type { LayerPredictor, PredictorFormat, RowMatrix } from '../predictor/types.js';
 import type { ProfileArtifact } from '../profiler/artifact.js';
 import { layerHotness } from '../profiler/hotness.js';
 import { cutOf, pointAt, type DensityPlan } from './densities.js';
 import { upperTail } from './normal.js';
 import type { SyntheticModel } from './synthetic-model.js';
+import { sketchedLayer } from './synthetic-sketch.js';
 
 /** Neurons that would be candidates this often are not worth a row of fc2. */
 const ALWAYS_FROM = 0.9;
-/** Formats that packs and predictors share. */
+/** Of the low-rank part: formats that packs and predictors share. */
 export type LowRankFormat = 'q4' | 'q8';
 /** Rows quantised at a time. */
 const BLOCK_ROWS = 256;
 
 /**
  * @param header of the pack made from the model
- * @param format of fc1 and fc2
+ * @param format of fc1 and fc2; one to three bits: a sketch takes their place, with the asked recall and the predicted
+ *   sparsity that it then has
  */
-export function syntheticPredictor(
+export async function syntheticPredictor(
   model: SyntheticModel,
   header: PackHeader,
-  format: LowRankFormat,
-): PredictorArtifact {
-  const { config, plan } = model;
-  const curve = curveOf(plan);
+  format: PredictorFormat,
+): Promise<PredictorArtifact> {
+  const layers: PredictorLayer[] = [];
+  for (let l = 0; l < model.config.layers; l++) layers.push(await layerOf(model, header, l, format));
+  const { recall } = model.plan;
+  const { predictedSparsity } = layers[0].heldOut;
   return {
     model: modelOf(header),
     provenance: provenanceOf(model, header),
-    target: `synthetic: recall ${plan.recall} at predicted sparsity ${plan.predictedSparsity}`,
-    layers: Array.from({ length: config.layers }, (_, l) => layerOf(model, header, l, format, curve)),
+    target: `synthetic: recall ${recall} at predicted sparsity ${Number(predictedSparsity.toFixed(4))}`,
+    layers,
   };
 }
 
@@ -91,24 +95,25 @@ const provenanceOf = (model: SyntheticModel, header: PackHeader): Provenance => 
   kernels: 'none: synthetic',
 });
 
-function layerOf(
+async function layerOf(
   model: SyntheticModel,
   header: PackHeader,
   layer: number,
-  format: LowRankFormat,
-  curve: LayerCurve,
-): PredictorLayer {
-  const { plan } = model;
-  const predictor = layerPredictor(model, layer, format);
+  format: PredictorFormat,
+): Promise<PredictorLayer> {
+  const { plan, predictor } =
+    format === 'q4' || format === 'q8'
+      ? { plan: model.plan, predictor: layerPredictor(model, layer, format) }
+      : await sketchedLayer(model, layer, format, ALWAYS_FROM);
   const { recall, weightedRecall, predictedSparsity } = pointAt(plan, plan.q);
   return {
     mode: 'predicted',
     reason: 'synthetic: built for these densities',
     threshold: plan.q,
     heldOut: { sparsity: model.sparsity, predictedSparsity, recall, weightedRecall },
-    bytes: modeBytes(model, header, layer, predictor),
+    bytes: modeBytes(model, header, layer, predictor, predictedSparsity),
     predictor,
-    curve,
+    curve: curveOf(plan),
   };
 }
 
@@ -151,8 +156,14 @@ function curveOf(plan: DensityPlan): LayerCurve {
 }
 
 /** What one token's FFN reads in each mode. */
-function modeBytes(model: SyntheticModel, header: PackHeader, layer: number, p: LayerPredictor): ModeBytes {
-  const { gateSparsity, predictedSparsity, recall } = model.plan;
+function modeBytes(
+  model: SyntheticModel,
+  header: PackHeader,
+  layer: number,
+  p: LayerPredictor,
+  predictedSparsity: number,
+): ModeBytes {
+  const { gateSparsity, recall } = model.plan;
   const { gate, ffn } = header.layers[layer];
   const nFf = model.config.intermediateSize;
   const predictor = (p.fc1?.data.length ?? 0) + p.fc2.data.length;

@@ -5,16 +5,17 @@ import type { OnProgress } from '../io/progress.js';
 import type { WeightFormat } from '../kernels/layout.js';
 import { convert } from '../pack/convert.js';
 import { writePredictor } from '../predictor/artifact.js';
+import type { PredictorFormat } from '../predictor/types.js';
 import { writeProfile } from '../profiler/artifact.js';
 import { predictorPath, profilePath } from '../profiler/find-plan.js';
 import { activationShare } from './densities.js';
-import { syntheticPredictor, syntheticProfile, type LowRankFormat } from './synthetic-predictor.js';
+import { syntheticPredictor, syntheticProfile } from './synthetic-predictor.js';
 import { SyntheticModel, type SyntheticOptions } from './synthetic-model.js';
 
 export interface WriteSyntheticOptions {
   quant: WeightFormat;
-  /** Of the predictor's matrices. @default 'q4' */
-  predictorQuant?: LowRankFormat;
+  /** Of the predictor's matrices; one to three bits: a sketch of the gates. @default 'q4' */
+  predictorQuant?: PredictorFormat;
   threads?: number;
   signal?: AbortSignal;
   onProgress?: OnProgress;
@@ -47,16 +48,16 @@ export async function writeSynthetic(
   const predictor = predictorPath(folder, header.name);
   for (const path of [profile, predictor]) mkdirSync(dirname(path), { recursive: true });
   await writeProfile(profile, syntheticProfile(synthetic, header));
-  const artifact = syntheticPredictor(synthetic, header, options.predictorQuant ?? 'q4');
+  const artifact = await syntheticPredictor(synthetic, header, options.predictorQuant ?? 'q4');
   await writePredictor(predictor, artifact);
-  const { plan } = synthetic;
+  const { predictedSparsity, recall } = artifact.layers[0].heldOut;
   return {
     pack,
     packBytes: header.fileBytes,
     profile,
     predictor,
     predictorBytes: artifact.layers.reduce((sum, layer) => sum + layer.bytes.predictor, 0),
-    asked: { sparsity: synthetic.sparsity, predictedSparsity: plan.predictedSparsity, recall: plan.recall },
-    hotShare: activationShare(plan, 0.26),
+    asked: { sparsity: synthetic.sparsity, predictedSparsity, recall: recall ?? synthetic.plan.recall },
+    hotShare: activationShare(synthetic.plan, 0.26),
   };
 }

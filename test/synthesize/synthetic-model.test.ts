@@ -7,6 +7,7 @@ import { createTokenizer } from '../../src/model/tokenizer.js';
 import { convert } from '../../src/pack/convert.js';
 import { openPack } from '../../src/pack/reader.js';
 import { pointAtRecall, readPredictor, requireModel } from '../../src/predictor/artifact.js';
+import type { PredictorFormat } from '../../src/predictor/types.js';
 import { readProfile } from '../../src/profiler/artifact.js';
 import { planOf } from '../../src/profiler/find-plan.js';
 import { SHAPES } from '../../src/synthesize/shapes.js';
@@ -22,11 +23,12 @@ async function packed(model: SyntheticModel, quant: 'q4' | 'q8' = 'q8'): Promise
 }
 
 /** Densities and inputs of a model over random tokens. */
-async function measure(options: SyntheticOptions) {
+async function measure(options: SyntheticOptions, format: PredictorFormat = 'q4') {
   const model = new SyntheticModel(options);
   const { config } = model;
   const pack = openPack(await packed(model));
-  const plan = planOf(syntheticPredictor(model, pack.header, 'q4'), syntheticProfile(model, pack.header), {});
+  const artifact = await syntheticPredictor(model, pack.header, format);
+  const plan = planOf(artifact, syntheticProfile(model, pack.header), {});
   const engine = await Engine.open(pack, {
     plan,
     ffn: 'predicted',
@@ -37,7 +39,7 @@ async function measure(options: SyntheticOptions) {
     const next = random(1);
     const tokens = Array.from({ length: 96 }, () => Math.floor(next() * config.vocabSize));
     const result = await engine.logits({ tokens, measureRecall: true, trace: { inputs: true } });
-    return { model, result, tokens: tokens.length };
+    return { model, artifact, result, tokens: tokens.length };
   } finally {
     await engine.close();
   }
@@ -58,6 +60,20 @@ describe('a synthetic model', () => {
     const recall = result.layers.reduce((sum, l) => sum + l.recall!, 0) / result.layers.length;
     expect(Math.abs(recall - model.plan.recall)).toBeLessThan(0.02);
   });
+
+  it.each<PredictorFormat>(['q1', 'q2', 'q3'])(
+    'reaches its recall with a sketch (%s) too',
+    async (format) => {
+      const { model, artifact, result } = await measure({ shape: 'tiny-test' }, format);
+      for (const [l, layer] of result.layers.entries()) {
+        const { predictor, heldOut } = artifact.layers[l];
+        expect(predictor?.kind).toBe('sketch');
+        expect(Math.abs(layer.predictedSparsity! - heldOut.predictedSparsity)).toBeLessThan(0.02);
+      }
+      const recall = result.layers.reduce((sum, l) => sum + l.recall!, 0) / result.layers.length;
+      expect(Math.abs(recall - model.plan.recall)).toBeLessThan(0.02);
+    },
+  );
 
   it('keeps its activations stable from layer to layer, and tokens different', async () => {
     const { model, result, tokens } = await measure({ shape: 'tiny-test' });
