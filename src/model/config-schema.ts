@@ -83,10 +83,12 @@ export const configSchema = z.object({
   attention_multiplier: maybe(positive),
   logits_scaling: maybe(positive),
 
-  // Experts: Mixtral, SmallThinker.
+  // Experts: Mixtral, Qwen3, SmallThinker.
   num_local_experts: maybe(count(limits.MAX_EXPERTS)),
   num_experts_per_tok: maybe(count(limits.MAX_EXPERTS)),
   norm_topk_prob: maybe(z.boolean()),
+  decoder_sparse_step: maybe(z.number().int().min(0).max(limits.MAX_LAYERS)),
+  mlp_only_layers: maybe(z.array(z.number().int().min(0)).max(limits.MAX_LAYERS)),
   moe_primary_router_apply_softmax: maybe(z.boolean()),
   moe_layer_layout: maybe(flags),
   moe_enable_secondary_experts: maybe(z.boolean()),
@@ -105,6 +107,12 @@ export const configSchema = z.object({
   parallel_attn: maybe(z.boolean()),
   new_decoder_architecture: maybe(z.boolean()),
   num_ln_in_parallel_attn: maybe(z.number().int().min(1).max(2)),
+
+  // Gemma, Cohere, Starcoder2.
+  use_bidirectional_attention: maybe(z.boolean()),
+  use_qk_norm: maybe(z.boolean()),
+  logit_scale: maybe(positive),
+  use_bias: maybe(z.boolean()),
 
   // StableLM.
   use_qkv_bias: maybe(z.boolean()),
