@@ -71,23 +71,30 @@ const biases = (raw: RawConfig): Difference => ({
 });
 const ffnBias = (raw: RawConfig) => ({ ffn: { bias: raw.mlp_bias === true } });
 
-/** @param windowed which layers see `sliding_window` positions only */
-function windows(raw: RawConfig, windowed: (layer: number) => boolean): BlockDifference {
-  const window = raw.sliding_window;
-  if (window === undefined || window >= raw.max_position_embeddings) return {};
+/**
+ * @param windowed which layers see `sliding_window` positions only
+ * @param rotates which layers have positions
+ */
+function layerTypes(
+  raw: RawConfig,
+  windowed: (layer: number) => boolean,
+  rotates: (layer: number) => boolean = () => true,
+): BlockDifference {
+  const size = raw.sliding_window;
+  const window = size !== undefined && size < raw.max_position_embeddings ? size : null;
   const layers = Array.from({ length: raw.num_hidden_layers }, (_, l): LayerType => ({
-    rotates: true,
+    rotates: rotates(l),
     window: windowed(l) ? window : null,
   }));
-  return layers.some((layer) => layer.window !== null) ? { layers } : {};
+  return layers.some((layer) => !layer.rotates || layer.window !== null) ? { layers } : {};
 }
 
 /** Qwen's and Mistral's newer configs name the kind of every layer; older Qwens the first that is windowed. */
 function windowsByLayer(raw: RawConfig): BlockDifference {
   if (raw.use_sliding_window === false) return {};
   const types = raw.layer_types;
-  if (types) return windows(raw, (l) => types[l] === 'sliding_attention');
-  return windows(raw, (l) => l >= (raw.max_window_layers ?? 0));
+  if (types) return layerTypes(raw, (l) => types[l] === 'sliding_attention');
+  return layerTypes(raw, (l) => l >= (raw.max_window_layers ?? 0));
 }
 
 // ---- Llama and its relatives -------------------------------------------------------------------------------
@@ -270,7 +277,7 @@ function describeQwen3Moe(raw: RawConfig, refuse: (what: string) => never): Diff
   return {
     ...biases(raw),
     block: {
-      ...(raw.use_sliding_window === true ? windows(raw, () => true) : {}),
+      ...(raw.use_sliding_window === true ? layerTypes(raw, () => true) : {}),
       attention: { headNorm: 'head' },
       ffn: { experts: softmaxExperts(raw, refuse, raw.norm_topk_prob === true) },
     },
@@ -289,14 +296,13 @@ function describeSmallThinker(raw: RawConfig, refuse: (what: string) => never): 
     refuse(`rope_layout or sliding_window_layout of another length than num_hidden_layers`);
   }
   const softmax = raw.moe_primary_router_apply_softmax === true;
-  const windowed = windows(raw, (l) => raw.sliding_window_layout?.[l] === 1).layers;
-  const layers = Array.from({ length: raw.num_hidden_layers }, (_, l): LayerType => ({
-    rotates: rope?.[l] !== 0,
-    window: windowed?.[l].window ?? null,
-  }));
   return {
     block: {
-      layers: layers.every(({ rotates, window }) => rotates && window === null) ? null : layers,
+      ...layerTypes(
+        raw,
+        (l) => raw.sliding_window_layout?.[l] === 1,
+        (l) => rope?.[l] !== 0,
+      ),
       ffn: {
         experts: {
           count,
@@ -402,7 +408,7 @@ export const ARCHITECTURES: readonly Architecture[] = [
   {
     name: 'Phi3ForCausalLM',
     defaults: { rms_norm_eps: 1e-5 },
-    describe: (raw) => ({ block: windows(raw, () => true) }),
+    describe: (raw) => ({ block: layerTypes(raw, () => true) }),
     names: namedLike(HUGGING_FACE, {
       places: {
         ...fusedQkv(layer('self_attn.qkv_proj'), 'qkv'),
@@ -410,6 +416,21 @@ export const ARCHITECTURES: readonly Architecture[] = [
         up: { in: layer('mlp.gate_up_proj.weight'), as: 'gate-up' },
       },
     }),
+  },
+  {
+    name: 'SmolLM3ForCausalLM',
+    defaults: { use_sliding_window: false, tie_word_embeddings: true },
+    describe(raw, refuse) {
+      const rope = raw.no_rope_layers;
+      if (rope && rope.length < raw.num_hidden_layers)
+        refuse('no_rope_layers shorter than num_hidden_layers');
+      const interval = raw.no_rope_layer_interval ?? 4;
+      const rotates = (l: number) => (rope ? rope[l] === 1 : (l + 1) % interval !== 0);
+      const windowed = (l: number) =>
+        raw.use_sliding_window === true &&
+        (raw.layer_types ? raw.layer_types[l] === 'sliding_attention' : !rotates(l));
+      return { ...biases(raw), block: { ...ffnBias(raw), ...layerTypes(raw, windowed, rotates) } };
+    },
   },
   {
     name: 'GraniteForCausalLM',
@@ -441,7 +462,7 @@ export const ARCHITECTURES: readonly Architecture[] = [
     defaults: { rms_norm_eps: 1e-5, rope_theta: 1e6 },
     activations: { ...ACTIVATIONS, drelu: 'drelu' },
     describe: (raw, refuse) => ({
-      block: { ...windows(raw, () => true), ffn: { experts: softmaxExperts(raw, refuse, true) } },
+      block: { ...layerTypes(raw, () => true), ffn: { experts: softmaxExperts(raw, refuse, true) } },
     }),
     names: namedLike(HUGGING_FACE, {
       places: {
@@ -503,7 +524,7 @@ export const ARCHITECTURES: readonly Architecture[] = [
         qkvBias: bias,
         outputBias: bias,
         block: {
-          ...windows(raw, () => true),
+          ...layerTypes(raw, () => true),
           norm: { kind: 'layer', bias: true },
           ffn: { gated: false, bias },
         },

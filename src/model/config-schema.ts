@@ -73,6 +73,8 @@ export const configSchema = z.object({
   layer_types: maybe(z.array(z.string()).max(limits.MAX_LAYERS)),
   rope_layout: maybe(flags),
   sliding_window_layout: maybe(flags),
+  no_rope_layers: maybe(flags), // SmolLM3's: 1 where a layer rotates
+  no_rope_layer_interval: maybe(count(limits.MAX_LAYERS)),
 
   // Scales: MiniCPM, Granite.
   scale_emb: maybe(positive),

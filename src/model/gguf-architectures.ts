@@ -101,6 +101,8 @@ const llama: GgufArchitecture = {
   names: INTERLEAVED,
 };
 
+/** Every fourth layer of SmolLM3 has no positions. */
+const SMOLLM3_GROUP = 4;
 /** SmallThinker's layers in groups of four: the first sees everything without positions, the others a window. */
 const SMALLTHINKER_GROUP = 4;
 
@@ -164,6 +166,21 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
         up: { in: blk('ffn_up.weight'), as: 'gate-up' },
       },
     }),
+  },
+  smollm3: {
+    activation: 'silu',
+    describe: (meta, key, facts) => ({
+      ...biases(facts),
+      block: {
+        layers: windows(
+          meta,
+          key,
+          () => false,
+          (l) => (l + 1) % SMOLLM3_GROUP !== 0,
+        ),
+      },
+    }),
+    names: INTERLEAVED,
   },
   granite: {
     activation: 'silu',

@@ -96,6 +96,18 @@ export const ROWS: Case[] = [
   ],
   ['Phi3ForCausalLM', { partial_rotary_factor: 0.5 }, { block: { attention: { rotaryDims: 4 } } }],
   [
+    'SmolLM3ForCausalLM',
+    { no_rope_layer_interval: 2, sliding_window: 8, use_sliding_window: true },
+    {
+      block: {
+        layers: [
+          { rotates: true, window: null },
+          { rotates: false, window: 8 },
+        ],
+      },
+    },
+  ],
+  [
     'GraniteForCausalLM',
     { attention_multiplier: 0.1, embedding_multiplier: 12, residual_multiplier: 0.2, logits_scaling: 8 },
     {

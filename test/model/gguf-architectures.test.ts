@@ -179,6 +179,13 @@ const CASES: Record<string, Case> = {
       }
     },
   },
+  smollm3: {
+    architecture: 'SmolLM3ForCausalLM',
+    config: { num_hidden_layers: 4 },
+    keys: { block_count: u32(4) },
+    names: USUAL,
+    interleaved: true,
+  },
   granite: {
     architecture: 'GraniteForCausalLM',
     config: {

@@ -143,6 +143,18 @@ describe('tensors that files keep in another form', () => {
     await source.close();
   });
 
+  it('are heads whose neighbouring dimensions turn: Cohere', async () => {
+    const config = baseConfig('CohereForCausalLM');
+    const tensors = randomTensors(config);
+    const source = await openModel(writeModel(config, tensors));
+    const stored = value(tensors, 'model.layers.1.self_attn.k_proj.weight').data;
+    const rows = (order: number[]) => order.flatMap((r) => [...stored.subarray(r * 32, (r + 1) * 32)]);
+    expect([...(await allRows(source, 'layers.1.k'))]).toEqual(
+      rows([0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15]),
+    );
+    await source.close();
+  });
+
   it('are norms stored less one: Nemotron', async () => {
     const config = baseConfig('NemotronForCausalLM', { hidden_act: 'relu2' });
     const tensors = randomTensors(config);
