@@ -257,6 +257,15 @@ function describeOpt(raw: RawConfig, refuse: (what: string) => never): Differenc
 
 const moe = (name: string) => layer(`block_sparse_moe.${name}`);
 
+const EXPERTS_IN_MLP = namedLike(HUGGING_FACE, {
+  places: {
+    router: layer('mlp.gate.weight'),
+    gate: layer('mlp.experts.{e}.gate_proj.weight'),
+    up: layer('mlp.experts.{e}.up_proj.weight'),
+    down: layer('mlp.experts.{e}.down_proj.weight'),
+  },
+});
+
 /** Experts chosen by a softmax over all of them, from what the FFN reads. */
 function softmaxExperts(
   raw: RawConfig,
@@ -581,14 +590,18 @@ export const ARCHITECTURES: readonly Architecture[] = [
     name: 'Qwen3MoeForCausalLM',
     fields: { moe_intermediate_size: 'intermediate_size', num_experts: 'num_local_experts' },
     describe: describeQwen3Moe,
-    names: namedLike(HUGGING_FACE, {
-      places: {
-        router: layer('mlp.gate.weight'),
-        gate: layer('mlp.experts.{e}.gate_proj.weight'),
-        up: layer('mlp.experts.{e}.up_proj.weight'),
-        down: layer('mlp.experts.{e}.down_proj.weight'),
-      },
-    }),
+    names: EXPERTS_IN_MLP,
+  },
+  {
+    name: 'OlmoeForCausalLM',
+    fields: { num_experts: 'num_local_experts' },
+    defaults: { rms_norm_eps: 1e-5 },
+    describe(raw, refuse) {
+      if (raw.clip_qkv !== undefined) refuse('clip_qkv');
+      const experts = softmaxExperts(raw, refuse, raw.norm_topk_prob === true);
+      return { ...biases(raw), block: { attention: { headNorm: 'all' }, ffn: { experts } } };
+    },
+    names: EXPERTS_IN_MLP,
   },
   {
     name: 'SmallThinkerForCausalLM',

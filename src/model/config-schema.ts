@@ -85,10 +85,11 @@ export const configSchema = z.object({
   attention_multiplier: maybe(positive),
   logits_scaling: maybe(positive),
 
-  // Experts: Mixtral, Qwen3, SmallThinker.
+  // Experts: Mixtral, Qwen3, OLMoE, SmallThinker.
   num_local_experts: maybe(count(limits.MAX_EXPERTS)),
   num_experts_per_tok: maybe(count(limits.MAX_EXPERTS)),
   norm_topk_prob: maybe(z.boolean()),
+  clip_qkv: maybe(positive),
   decoder_sparse_step: maybe(z.number().int().min(0).max(limits.MAX_LAYERS)),
   mlp_only_layers: maybe(z.array(z.number().int().min(0)).max(limits.MAX_LAYERS)),
   moe_primary_router_apply_softmax: maybe(z.boolean()),

@@ -47,6 +47,7 @@ function experts(
   meta: GgufMetadata,
   key: (name: string) => string,
   routerInput: ExpertsDescription['routerInput'],
+  normalized = true,
 ): ExpertsDescription | null {
   const count = meta.integer(key('expert_count'), 0, limits.MAX_EXPERTS) ?? 0;
   if (count === 0) return null;
@@ -54,15 +55,15 @@ function experts(
   const gating = meta.integer(key('expert_gating_func'), 0, 255) ?? 1;
   const scoring = SCORING[gating];
   if (scoring === undefined) throw meta.unsupported(`${key('expert_gating_func')} ${gating}`);
-  return { count, active, scoring, normalized: true, routerInput };
+  return { count, active, scoring, normalized, routerInput };
 }
 
 /** Of architectures that are nothing without experts. */
-const someExperts: typeof experts = (meta, key, routerInput) => {
-  const found = experts(meta, key, routerInput);
+function someExperts(...[meta, key, ...more]: Parameters<typeof experts>): ExpertsDescription {
+  const found = experts(meta, key, ...more);
   if (found === null) throw meta.invalid(`${key('expert_count')} is missing`);
   return found;
-};
+}
 
 /** Every layer's window, from `attention.sliding_window`. */
 function windows(
@@ -265,6 +266,14 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
     describe: (meta, key, facts) => ({
       ...biases(facts),
       block: { attention: { headNorm: 'head' }, ffn: { experts: someExperts(meta, key, 'ffn') } },
+    }),
+    names: namedLike(GGUF, { places: STACKED }),
+  },
+  olmoe: {
+    activation: 'silu',
+    describe: (meta, key, facts) => ({
+      ...biases(facts),
+      block: { attention: { headNorm: 'all' }, ffn: { experts: someExperts(meta, key, 'ffn', false) } },
     }),
     names: namedLike(GGUF, { places: STACKED }),
   },

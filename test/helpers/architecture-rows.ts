@@ -200,6 +200,16 @@ export const ROWS: Case[] = [
     },
   ],
   [
+    'OlmoeForCausalLM',
+    { num_experts: 4, num_experts_per_tok: 2, clip_qkv: null, norm_topk_prob: false },
+    {
+      block: {
+        attention: { headNorm: 'all' },
+        ffn: { experts: { count: 4, active: 2, scoring: 'softmax', normalized: false, routerInput: 'ffn' } },
+      },
+    },
+  ],
+  [
     'SmallThinkerForCausalLM',
     {
       hidden_act: null,

@@ -307,6 +307,13 @@ const CASES: Record<string, Case> = {
     names: [[/mlp\.gate\./, 'ffn_gate_inp.'], ...USUAL],
     change: (t) => stackExperts(t, experts('mlp', { gate_proj: 'gate', up_proj: 'up', down_proj: 'down' })),
   },
+  olmoe: {
+    architecture: 'OlmoeForCausalLM',
+    config: { num_experts: 4, num_experts_per_tok: 2 },
+    keys: { expert_count: u32(4), expert_used_count: u32(2) },
+    names: [[/mlp\.gate\./, 'ffn_gate_inp.'], ...USUAL],
+    change: (t) => stackExperts(t, experts('mlp', { gate_proj: 'gate', up_proj: 'up', down_proj: 'down' })),
+  },
   smallthinker: {
     architecture: 'SmallThinkerForCausalLM',
     config: {

@@ -267,6 +267,11 @@ describe('what a row does not support is refused in one line', () => {
       { num_experts: 4, num_experts_per_tok: 2, mlp_only_layers: [0] },
       /layers without experts/,
     ],
+    [
+      'OlmoeForCausalLM',
+      { num_experts: 2, num_experts_per_tok: 1, clip_qkv: 8 },
+      /clip_qkv is not supported/,
+    ],
     ['StableLmForCausalLM', { qk_layernorm: true }, /qk_layernorm is not supported/],
     [
       'LlamaForCausalLM',
