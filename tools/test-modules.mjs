@@ -1,4 +1,4 @@
-/** Modules of the test suite for tools: compiled into one folder beside dist/, so that their imports resolve. */
+/** Modules of the test suite for tools: compiled into one folder, from where their imports resolve. */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import ts from 'typescript';
@@ -9,7 +9,7 @@ import { root } from './pack-folder.mjs';
  * @returns what all of them export
  */
 export async function loadTestModules(names) {
-  const folder = path.join(root, 'dist/test-modules');
+  const folder = path.join(root, 'node_modules/.cache/test-modules');
   mkdirSync(folder, { recursive: true });
   const files = names.map((name) => {
     const source = readFileSync(path.join(root, 'test', `${name}.ts`), 'utf8');
@@ -17,7 +17,7 @@ export async function loadTestModules(names) {
       compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 },
     });
     const file = path.join(folder, `${path.basename(name)}.js`);
-    writeFileSync(file, outputText.replaceAll("'../../src/", "'../"));
+    writeFileSync(file, outputText.replaceAll("'../../src/", "'../../../dist/"));
     return file;
   });
   return Object.assign({}, ...(await Promise.all(files.map((file) => import(file)))));
