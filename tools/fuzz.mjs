@@ -13,8 +13,8 @@ import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import ts from 'typescript';
 import fc from 'fast-check';
+import { loadTestModules } from './test-modules.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const { values: options } = parseArgs({
@@ -37,22 +37,9 @@ if (!existsSync(join(root, 'dist/model/index.js'))) {
 process.env.HYBRID_INFER_CACHE = join(tmpdir(), `hybrid-infer-fuzz-${process.pid}`);
 const { HybridError } = await import(join(root, 'dist/errors.js'));
 const { openModel, createTokenizer, ChatTemplate } = await import(join(root, 'dist/model/index.js'));
-const helpers = await loadHelpers(['float-bits', 'tiny-models', 'tiny-gguf', 'corrupt']);
-
-/** The test suite's writers of tiny models, compiled beside dist/ so that their imports resolve. */
-async function loadHelpers(names) {
-  const folder = join(root, 'dist/fuzz-helpers');
-  mkdirSync(folder, { recursive: true });
-  for (const name of names) {
-    const source = readFileSync(join(root, 'test/helpers', `${name}.ts`), 'utf8');
-    const { outputText } = ts.transpileModule(source, {
-      compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 },
-    });
-    writeFileSync(join(folder, `${name}.js`), outputText);
-  }
-  const modules = await Promise.all(names.map((name) => import(join(folder, `${name}.js`))));
-  return Object.assign({}, ...modules);
-}
+const helpers = await loadTestModules(
+  ['float-bits', 'tiny-models', 'tiny-gguf', 'corrupt'].map((name) => `helpers/${name}`),
+);
 
 // ---- targets: a file to corrupt, and how to use what it belongs to --------------------------------------
 

@@ -70,22 +70,22 @@ Examples:
 
 async function estimate(context: CliContext, path: string, flags: EstimateFlags): Promise<void> {
   const header = await headerOf(path, flags.quant);
-  const hardware = await measureHardware(context, flags);
   const [{ estimatePlacement }, { unsupportedFfn }] = await Promise.all([
     import('../profiler/placement-costs.js'),
     import('../gpu/hot-ffn.js'),
   ]);
+  // What `run` refuses is not planned: then nothing goes to the GPU, and none is needed.
+  const unsupported = unsupportedFfn(header.config);
+  if (unsupported !== null) {
+    context.warn(`the GPU does not compute ${unsupported}: estimated for the CPU alone`);
+  }
+  const hardware = await measureHardware(context, flags, unsupported === null);
   const model = {
     header,
     activity: expertActivity(header),
     contextTokens: flags.contextTokens,
     kvFormat: flags.kvCache,
   };
-  // What `run` refuses is not planned: then nothing goes to the GPU.
-  const unsupported = unsupportedFfn(header.config);
-  if (unsupported !== null) {
-    context.warn(`the GPU does not compute ${unsupported}: estimated for the CPU alone`);
-  }
   const result = await estimatePlacement(model, hardware, unsupported === null ? flags.gpuMemory : 0);
   if (context.json) {
     const { cpuOnly, hybrid, placed } = result;
@@ -95,7 +95,7 @@ async function estimate(context: CliContext, path: string, flags: EstimateFlags)
       quant: header.quant,
       block: describeBlock(header.config),
       budgetBytes: flags.gpuMemory,
-      hardware,
+      hardware: unsupported === null ? hardware : { cpuBytesPerSecond: hardware.cpuBytesPerSecond },
       cpuOnly,
       hybrid,
       placed,
@@ -103,7 +103,7 @@ async function estimate(context: CliContext, path: string, flags: EstimateFlags)
       optimal,
     });
   } else {
-    context.print(toText(header, flags.gpuMemory, hardware, result));
+    context.print(toText(header, flags.gpuMemory, hardware, result, unsupported === null));
   }
 }
 
@@ -148,7 +148,12 @@ export function expertActivity(header: PackHeader): LayerActivity[] {
   }));
 }
 
-async function measureHardware(context: CliContext, flags: EstimateFlags): Promise<PlacementHardware> {
+/** @param withGpu false: nothing is placed there, so its speed is not asked for */
+async function measureHardware(
+  context: CliContext,
+  flags: EstimateFlags,
+  withGpu: boolean,
+): Promise<PlacementHardware> {
   let { cpuBandwidth, gpuBandwidth, crossing } = flags;
   if (cpuBandwidth === undefined) {
     context.note('measuring memory bandwidth ...');
@@ -158,6 +163,7 @@ async function measureHardware(context: CliContext, flags: EstimateFlags): Promi
     ]);
     cpuBandwidth = await BandwidthProbe.measure(selectKernels('auto'));
   }
+  if (!withGpu) gpuBandwidth = cpuBandwidth;
   if (gpuBandwidth === undefined) {
     context.note('measuring the GPU ...');
     const { selectProvider } = await import('../gpu/providers.js');
@@ -179,7 +185,13 @@ async function measureHardware(context: CliContext, flags: EstimateFlags): Promi
   };
 }
 
-function toText(header: PackHeader, budget: number, hardware: PlacementHardware, e: Estimate): string {
+function toText(
+  header: PackHeader,
+  budget: number,
+  hardware: PlacementHardware,
+  e: Estimate,
+  withGpu: boolean,
+): string {
   const { layers, intermediateSize } = header.config;
   const speed = (tokensPerSecond: number): string => `${tokensPerSecond.toFixed(1)} tokens/s`;
   const facts: [string, string][] = [
@@ -187,10 +199,15 @@ function toText(header: PackHeader, budget: number, hardware: PlacementHardware,
     ...describeBlock(header.config).map((phrase): [string, string] => ['layers', phrase]),
     [
       'hardware',
-      `CPU ${(hardware.cpuBytesPerSecond / 1e9).toFixed(1)} GB/s, GPU ${(hardware.gpuBytesPerSecond / 1e9).toFixed(1)} GB/s, ` +
-        `${(hardware.crossingSeconds * 1e6).toFixed(0)} µs a crossing`,
+      `CPU ${(hardware.cpuBytesPerSecond / 1e9).toFixed(1)} GB/s` +
+        (withGpu
+          ? `, GPU ${(hardware.gpuBytesPerSecond / 1e9).toFixed(1)} GB/s, ` +
+            `${(hardware.crossingSeconds * 1e6).toFixed(0)} µs a crossing`
+          : ''),
     ],
     ['CPU only', `${speed(e.cpuOnly.tokensPerSecond)}, ${formatBytes(e.cpuOnly.cpuBytes)} of memory`],
+  ];
+  const ofBoth: [string, string][] = [
     [
       'hybrid',
       `${speed(e.hybrid.tokensPerSecond)}, ${formatBytes(e.hybrid.cpuBytes)} of memory, ` +
@@ -204,5 +221,6 @@ function toText(header: PackHeader, budget: number, hardware: PlacementHardware,
     ],
     ['solved by', `${e.result.method}${e.result.optimal ? ', proven best' : ''}`],
   ];
-  return facts.map(([name, value]) => `${name.padEnd(9)}  ${value}`).join('\n');
+  const shown = withGpu ? [...facts, ...ofBoth] : facts;
+  return shown.map(([name, value]) => `${name.padEnd(9)}  ${value}`).join('\n');
 }

@@ -59,7 +59,10 @@ function toText(d: Description): string {
     ],
     [
       'activation',
-      s.activation.kind + (s.activation.kind === 'fatrelu' ? `, threshold ${s.activation.threshold}` : ''),
+      s.activation.kind +
+        (s.activation.kind === 'fatrelu'
+          ? `, threshold ${Number(s.activation.threshold.toPrecision(7))}`
+          : ''),
     ],
     ...d.block.map((phrase): [string, string] => ['layers', phrase]),
     ['FFN modes', s.ffnModes.join(', ') + (s.reason ? ` (${s.reason})` : '')],
@@ -68,7 +71,11 @@ function toText(d: Description): string {
       `${c.block.ffn.gated ? 'gate' : 'fc1'} row ${formatBytes(s.gateRowBytes)}, ` +
         `${c.block.ffn.gated ? 'up row and down column' : 'down column'} ${formatBytes(s.recordBytes)}`,
     ],
-    ['read per token', `${formatBytes(d.bytesPerTokenDense)} in FFN mode dense`],
+    [
+      'read per token',
+      `${formatBytes(d.bytesPerTokenDense)} in FFN mode dense` +
+        (c.block.ffn.experts ? ', of the chosen experts' : ''),
+    ],
   ];
   if (d.fingerprint) facts.push(['fingerprint', d.fingerprint]);
   const width = Math.max(...facts.map(([name]) => name.length));

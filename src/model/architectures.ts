@@ -10,10 +10,11 @@ import {
   LLAMA_ENDS,
   type BlockDifference,
   type Ends,
+  type ExpertsDescription,
   type LayerType,
 } from './block.js';
 import type { RawConfig } from './config-schema.js';
-import { HUGGING_FACE, namedLike, type Naming } from './tensor-names.js';
+import { fusedQkv, HUGGING_FACE, namedLike, type Naming } from './tensor-names.js';
 import type { ModelConfig } from './types.js';
 
 /** What a row may say about a model; what it leaves out is as in Llama. */
@@ -37,8 +38,11 @@ export interface Architecture {
   fields?: Readonly<Record<string, string>>;
   /** What a config of this kind means by leaving a field out. */
   defaults?: Readonly<Record<string, unknown>>;
-  /** `hidden_act` values the architecture knows, and what they compute. */
-  activations: Readonly<Record<string, ActivationKind>>;
+  /**
+   * `hidden_act` values the architecture knows, and what they compute.
+   * @default ACTIVATIONS
+   */
+  activations?: Readonly<Record<string, ActivationKind>>;
   /** Model types whose code ignores `hidden_act`: the model type decides. */
   activationByModelType?: Readonly<Record<string, ActivationKind>>;
   /** @param refuse throws MODEL_UNSUPPORTED with what is not supported */
@@ -47,7 +51,7 @@ export interface Architecture {
   names?: Naming;
 }
 
-const GATED: Readonly<Record<string, ActivationKind>> = {
+export const ACTIVATIONS: Readonly<Record<string, ActivationKind>> = {
   relu: 'relu',
   fatrelu: 'fatrelu',
   relu2: 'relu2',
@@ -59,8 +63,6 @@ const GATED: Readonly<Record<string, ActivationKind>> = {
   gelu_pytorch_tanh: 'gelu_tanh',
   quick_gelu: 'gelu_quick',
 };
-/** Without a gate there is nothing that dReLU could multiply. */
-const PLAIN = GATED;
 const DRELU: Readonly<Record<string, ActivationKind>> = { relu: 'drelu', drelu: 'drelu' };
 
 const biases = (raw: RawConfig): Difference => ({
@@ -69,29 +71,35 @@ const biases = (raw: RawConfig): Difference => ({
 });
 const ffnBias = (raw: RawConfig) => ({ ffn: { bias: raw.mlp_bias === true } });
 
-/** @param windowed which layers see `sliding_window` positions only */
-function windows(raw: RawConfig, windowed: (layer: number) => boolean): BlockDifference {
-  const window = raw.sliding_window;
-  if (window === undefined || window >= raw.max_position_embeddings) return {};
+/**
+ * @param windowed which layers see `sliding_window` positions only
+ * @param rotates which layers have positions
+ */
+function layerTypes(
+  raw: RawConfig,
+  windowed: (layer: number) => boolean,
+  rotates: (layer: number) => boolean = () => true,
+): BlockDifference {
+  const size = raw.sliding_window;
+  const window = size !== undefined && size < raw.max_position_embeddings ? size : null;
   const layers = Array.from({ length: raw.num_hidden_layers }, (_, l): LayerType => ({
-    rotates: true,
+    rotates: rotates(l),
     window: windowed(l) ? window : null,
   }));
-  return layers.some((layer) => layer.window !== null) ? { layers } : {};
+  return layers.some((layer) => !layer.rotates || layer.window !== null) ? { layers } : {};
 }
 
 /** Qwen's and Mistral's newer configs name the kind of every layer; older Qwens the first that is windowed. */
 function windowsByLayer(raw: RawConfig): BlockDifference {
   if (raw.use_sliding_window === false) return {};
   const types = raw.layer_types;
-  if (types) return windows(raw, (l) => types[l] === 'sliding_attention');
-  return windows(raw, (l) => l >= (raw.max_window_layers ?? 0));
+  if (types) return layerTypes(raw, (l) => types[l] === 'sliding_attention');
+  return layerTypes(raw, (l) => l >= (raw.max_window_layers ?? 0));
 }
 
 // ---- Llama and its relatives -------------------------------------------------------------------------------
 
 const LLAMA: Omit<Architecture, 'name'> = {
-  activations: GATED,
   activationByModelType: { llama_sparse_relu: 'relu' },
   describe: (raw) => ({ ...biases(raw), block: ffnBias(raw) }),
 };
@@ -106,7 +114,8 @@ const UNGATED_NAMES = namedLike(HUGGING_FACE, {
   },
 });
 
-const STABLELM_PARALLEL = namedLike(HUGGING_FACE, {
+/** Both branches read the same norm. */
+const ONE_NORM = namedLike(HUGGING_FACE, {
   places: {
     ffnNorm: layer('input_layernorm.weight'),
     ffnNormBias: layer('input_layernorm.bias'),
@@ -117,8 +126,6 @@ const STABLELM_PARALLEL = namedLike(HUGGING_FACE, {
 
 const falconNames = (norms: { attn: string; ffn: string }): Naming => {
   const h = (name: string) => `transformer.h.{l}.${name}`;
-  const qkv = (kind: 'weight' | 'bias') =>
-    ({ in: h(`self_attention.query_key_value.${kind}`), as: 'qkv-by-group' }) as const;
   return {
     places: {
       embed: 'transformer.word_embeddings.weight',
@@ -129,12 +136,7 @@ const falconNames = (norms: { attn: string; ffn: string }): Naming => {
       attnNormBias: h(`${norms.attn}.bias`),
       ffnNorm: h(`${norms.ffn}.weight`),
       ffnNormBias: h(`${norms.ffn}.bias`),
-      q: qkv('weight'),
-      k: qkv('weight'),
-      v: qkv('weight'),
-      qBias: qkv('bias'),
-      kBias: qkv('bias'),
-      vBias: qkv('bias'),
+      ...fusedQkv(h('self_attention.query_key_value'), 'qkv-by-group'),
       o: h('self_attention.dense.weight'),
       oBias: h('self_attention.dense.bias'),
       gate: h('mlp.dense_h_to_4h.weight'),
@@ -168,6 +170,29 @@ function describeFalcon(raw: RawConfig, refuse: (what: string) => never): Differ
     names: falconNames(norms),
   };
 }
+
+// ---- GPT-NeoX ----------------------------------------------------------------------------------------------
+
+const neox = (name: string) => `gpt_neox.layers.{l}.${name}`;
+const NEOX_NAMES: Naming = {
+  places: {
+    embed: 'gpt_neox.embed_in.weight',
+    outNorm: 'gpt_neox.final_layer_norm.weight',
+    outNormBias: 'gpt_neox.final_layer_norm.bias',
+    lmHead: 'embed_out.weight',
+    attnNorm: neox('input_layernorm.weight'),
+    attnNormBias: neox('input_layernorm.bias'),
+    ffnNorm: neox('post_attention_layernorm.weight'),
+    ffnNormBias: neox('post_attention_layernorm.bias'),
+    ...fusedQkv(neox('attention.query_key_value'), 'qkv-by-group'),
+    o: neox('attention.dense.weight'),
+    oBias: neox('attention.dense.bias'),
+    gate: neox('mlp.dense_h_to_4h.weight'),
+    gateBias: neox('mlp.dense_h_to_4h.bias'),
+    down: neox('mlp.dense_4h_to_h.weight'),
+    downBias: neox('mlp.dense_4h_to_h.bias'),
+  },
+};
 
 // ---- OPT ---------------------------------------------------------------------------------------------------
 
@@ -232,15 +257,38 @@ function describeOpt(raw: RawConfig, refuse: (what: string) => never): Differenc
 
 const moe = (name: string) => layer(`block_sparse_moe.${name}`);
 
-function describeMixtral(raw: RawConfig, refuse: (what: string) => never): Difference {
+const EXPERTS_IN_MLP = namedLike(HUGGING_FACE, {
+  places: {
+    router: layer('mlp.gate.weight'),
+    gate: layer('mlp.experts.{e}.gate_proj.weight'),
+    up: layer('mlp.experts.{e}.up_proj.weight'),
+    down: layer('mlp.experts.{e}.down_proj.weight'),
+  },
+});
+
+/** Experts chosen by a softmax over all of them, from what the FFN reads. */
+function softmaxExperts(
+  raw: RawConfig,
+  refuse: (what: string) => never,
+  normalized: boolean,
+): ExpertsDescription {
   const { num_local_experts: count, num_experts_per_tok: active } = raw;
   if (count === undefined || active === undefined) {
     return refuse('a mixture without num_local_experts and num_experts_per_tok');
   }
+  return { count, active, scoring: 'softmax', normalized, routerInput: 'ffn' };
+}
+
+function describeQwen3Moe(raw: RawConfig, refuse: (what: string) => never): Difference {
+  if ((raw.decoder_sparse_step ?? 1) !== 1 || (raw.mlp_only_layers ?? []).length > 0) {
+    refuse('layers without experts');
+  }
   return {
+    ...biases(raw),
     block: {
-      ...windows(raw, () => true),
-      ffn: { experts: { count, active, scoring: 'softmax', normalized: true, routerInput: 'ffn' } },
+      ...(raw.use_sliding_window === true ? layerTypes(raw, () => true) : {}),
+      attention: { headNorm: 'head' },
+      ffn: { experts: softmaxExperts(raw, refuse, raw.norm_topk_prob === true) },
     },
   };
 }
@@ -257,14 +305,13 @@ function describeSmallThinker(raw: RawConfig, refuse: (what: string) => never): 
     refuse(`rope_layout or sliding_window_layout of another length than num_hidden_layers`);
   }
   const softmax = raw.moe_primary_router_apply_softmax === true;
-  const windowed = windows(raw, (l) => raw.sliding_window_layout?.[l] === 1).layers;
-  const layers = Array.from({ length: raw.num_hidden_layers }, (_, l): LayerType => ({
-    rotates: rope?.[l] !== 0,
-    window: windowed?.[l].window ?? null,
-  }));
   return {
     block: {
-      layers: layers.every(({ rotates, window }) => rotates && window === null) ? null : layers,
+      ...layerTypes(
+        raw,
+        (l) => raw.sliding_window_layout?.[l] === 1,
+        (l) => rope?.[l] !== 0,
+      ),
       ffn: {
         experts: {
           count,
@@ -290,7 +337,6 @@ export const ARCHITECTURES: readonly Architecture[] = [
   },
   {
     name: 'MistralForCausalLM',
-    activations: GATED,
     describe: (raw) => ({ block: windowsByLayer(raw) }),
   },
   {
@@ -303,7 +349,6 @@ export const ARCHITECTURES: readonly Architecture[] = [
     // Absent constants are 1, as in the configuration class of MiniCPM's own code.
     name: 'MiniCPMForCausalLM',
     defaults: { tie_word_embeddings: true },
-    activations: GATED,
     describe: (raw) => ({
       ...biases(raw),
       embeddingScale: raw.scale_emb ?? 1,
@@ -314,7 +359,6 @@ export const ARCHITECTURES: readonly Architecture[] = [
   {
     name: 'ArceeForCausalLM',
     defaults: { hidden_act: 'relu2', rms_norm_eps: 1e-5 },
-    activations: PLAIN,
     describe: (raw) => ({ ...biases(raw), block: { ffn: { gated: false, bias: raw.mlp_bias === true } } }),
     names: UNGATED_NAMES,
   },
@@ -322,7 +366,6 @@ export const ARCHITECTURES: readonly Architecture[] = [
     name: 'NemotronForCausalLM',
     fields: { norm_eps: 'rms_norm_eps' },
     defaults: { hidden_act: 'relu2', norm_eps: 1e-5, partial_rotary_factor: 0.5 },
-    activations: PLAIN,
     describe: (raw) => ({
       ...biases(raw),
       block: { norm: { kind: 'layer', bias: true }, ffn: { gated: false, bias: raw.mlp_bias === true } },
@@ -332,7 +375,6 @@ export const ARCHITECTURES: readonly Architecture[] = [
   {
     name: 'BitNetForCausalLM',
     defaults: { hidden_act: 'relu2', rms_norm_eps: 1e-5, rope_theta: 500000 },
-    activations: GATED,
     describe: (raw) => ({ ...biases(raw), block: { attention: { outputNorm: true }, ffn: { norm: true } } }),
     names: namedLike(HUGGING_FACE, {
       places: { oNorm: layer('self_attn.attn_sub_norm.weight') },
@@ -350,27 +392,23 @@ export const ARCHITECTURES: readonly Architecture[] = [
       n_layer: 'num_hidden_layers',
     },
     defaults: { activation: 'gelu', layer_norm_epsilon: 1e-5, tie_word_embeddings: true },
-    activations: PLAIN,
     describe: describeFalcon,
   },
   {
     name: 'OPTForCausalLM',
     fields: { ffn_dim: 'intermediate_size', activation_function: 'hidden_act' },
     defaults: { activation_function: 'relu', rms_norm_eps: 1e-5, tie_word_embeddings: true },
-    activations: PLAIN,
     describe: describeOpt,
     names: optNames('model.decoder.final_layer_norm'),
   },
   {
     name: 'Qwen2ForCausalLM',
     defaults: { use_sliding_window: false },
-    activations: GATED,
     describe: (raw) => ({ qkvBias: true, block: windowsByLayer(raw) }),
   },
   {
     name: 'Qwen3ForCausalLM',
     defaults: { head_dim: 128, use_sliding_window: false },
-    activations: GATED,
     describe: (raw) => ({
       ...biases(raw),
       block: { ...windowsByLayer(raw), attention: { headNorm: 'head' } },
@@ -379,21 +417,32 @@ export const ARCHITECTURES: readonly Architecture[] = [
   {
     name: 'Phi3ForCausalLM',
     defaults: { rms_norm_eps: 1e-5 },
-    activations: GATED,
-    describe: (raw) => ({ block: windows(raw, () => true) }),
+    describe: (raw) => ({ block: layerTypes(raw, () => true) }),
     names: namedLike(HUGGING_FACE, {
       places: {
-        q: { in: layer('self_attn.qkv_proj.weight'), as: 'qkv' },
-        k: { in: layer('self_attn.qkv_proj.weight'), as: 'qkv' },
-        v: { in: layer('self_attn.qkv_proj.weight'), as: 'qkv' },
+        ...fusedQkv(layer('self_attn.qkv_proj'), 'qkv'),
         gate: { in: layer('mlp.gate_up_proj.weight'), as: 'gate-up' },
         up: { in: layer('mlp.gate_up_proj.weight'), as: 'gate-up' },
       },
     }),
   },
   {
+    name: 'SmolLM3ForCausalLM',
+    defaults: { use_sliding_window: false, tie_word_embeddings: true },
+    describe(raw, refuse) {
+      const rope = raw.no_rope_layers;
+      if (rope && rope.length < raw.num_hidden_layers)
+        refuse('no_rope_layers shorter than num_hidden_layers');
+      const interval = raw.no_rope_layer_interval ?? 4;
+      const rotates = (l: number) => (rope ? rope[l] === 1 : (l + 1) % interval !== 0);
+      const windowed = (l: number) =>
+        raw.use_sliding_window === true &&
+        (raw.layer_types ? raw.layer_types[l] === 'sliding_attention' : !rotates(l));
+      return { ...biases(raw), block: { ...ffnBias(raw), ...layerTypes(raw, windowed, rotates) } };
+    },
+  },
+  {
     name: 'GraniteForCausalLM',
-    activations: GATED,
     describe: (raw) => ({
       ...biases(raw),
       block: { ...ffnBias(raw), attention: { scale: raw.attention_multiplier ?? 1 } },
@@ -405,7 +454,6 @@ export const ARCHITECTURES: readonly Architecture[] = [
   {
     name: 'Olmo2ForCausalLM',
     defaults: { rms_norm_eps: 1e-5 },
-    activations: GATED,
     describe: (raw) => ({
       ...biases(raw),
       block: { norm: { place: 'output' }, attention: { headNorm: 'all' } },
@@ -421,8 +469,10 @@ export const ARCHITECTURES: readonly Architecture[] = [
     // TurboSparse-Mixtral is this with dReLU.
     name: 'MixtralForCausalLM',
     defaults: { rms_norm_eps: 1e-5, rope_theta: 1e6 },
-    activations: { ...GATED, drelu: 'drelu' },
-    describe: describeMixtral,
+    activations: { ...ACTIVATIONS, drelu: 'drelu' },
+    describe: (raw, refuse) => ({
+      block: { ...layerTypes(raw, () => true), ffn: { experts: softmaxExperts(raw, refuse, true) } },
+    }),
     names: namedLike(HUGGING_FACE, {
       places: {
         router: moe('gate.weight'),
@@ -436,17 +486,122 @@ export const ARCHITECTURES: readonly Architecture[] = [
     name: 'StableLmForCausalLM',
     fields: { layer_norm_eps: 'rms_norm_eps' },
     defaults: { layer_norm_eps: 1e-5, partial_rotary_factor: 0.25 },
-    activations: GATED,
     describe(raw, refuse) {
       if (raw.qk_layernorm === true) refuse('qk_layernorm');
       const parallel = raw.use_parallel_residual === true;
       return {
         qkvBias: raw.use_qkv_bias === true,
         block: { norm: { kind: 'layer', bias: true }, parallel },
-        // Both branches read the same norm.
-        names: parallel ? STABLELM_PARALLEL : undefined,
+        names: parallel ? ONE_NORM : undefined,
       };
     },
+  },
+  {
+    name: 'GemmaForCausalLM',
+    fields: { hidden_activation: 'hidden_act' },
+    defaults: { hidden_act: 'gelu_pytorch_tanh', head_dim: 256, tie_word_embeddings: true },
+    // Its first configs say gelu; its authors' code and transformers compute the approximation all the same.
+    activations: { ...ACTIVATIONS, gelu: 'gelu_tanh' },
+    describe(raw, refuse) {
+      if (raw.use_bidirectional_attention === true) refuse('use_bidirectional_attention');
+      return { ...biases(raw), embeddingScale: Math.sqrt(raw.hidden_size) };
+    },
+    names: { ...HUGGING_FACE, normsLessOne: true },
+  },
+  {
+    name: 'CohereForCausalLM',
+    fields: { layer_norm_eps: 'rms_norm_eps', model_max_length: 'max_position_embeddings' },
+    defaults: { layer_norm_eps: 1e-5, rope_theta: 500000, tie_word_embeddings: true },
+    describe(raw, refuse) {
+      if (raw.use_qk_norm === true) refuse('use_qk_norm');
+      return {
+        ...biases(raw),
+        block: { norm: { kind: 'layer' }, parallel: true },
+        logitScale: raw.logit_scale ?? 0.0625,
+      };
+    },
+    // Its rotation turns neighbouring dimensions.
+    names: { ...ONE_NORM, interleavedHeads: true },
+  },
+  {
+    name: 'Starcoder2ForCausalLM',
+    fields: { norm_epsilon: 'rms_norm_eps' },
+    defaults: { hidden_act: 'gelu_pytorch_tanh', norm_epsilon: 1e-5, tie_word_embeddings: true },
+    describe(raw) {
+      const bias = raw.use_bias ?? true;
+      return {
+        qkvBias: bias,
+        outputBias: bias,
+        block: {
+          ...layerTypes(raw, () => true),
+          norm: { kind: 'layer', bias: true },
+          ffn: { gated: false, bias },
+        },
+      };
+    },
+    names: namedLike(HUGGING_FACE, {
+      places: {
+        gate: layer('mlp.c_fc.weight'),
+        gateBias: layer('mlp.c_fc.bias'),
+        down: layer('mlp.c_proj.weight'),
+        downBias: layer('mlp.c_proj.bias'),
+      },
+    }),
+  },
+  {
+    // Pythia and its like.
+    name: 'GPTNeoXForCausalLM',
+    fields: {
+      layer_norm_eps: 'rms_norm_eps',
+      rotary_pct: 'partial_rotary_factor',
+      rotary_emb_base: 'rope_theta',
+    },
+    defaults: { hidden_act: 'gelu', layer_norm_eps: 1e-5, rotary_pct: 0.25, attention_bias: true },
+    describe: (raw) => ({
+      ...biases(raw),
+      block: {
+        norm: { kind: 'layer', bias: true },
+        parallel: raw.use_parallel_residual ?? true,
+        ffn: { gated: false, bias: true },
+      },
+      kvHeads: raw.num_attention_heads,
+    }),
+    names: NEOX_NAMES,
+  },
+  {
+    name: 'InternLM2ForCausalLM',
+    describe: (raw) => ({ qkvBias: raw.bias === true, outputBias: raw.bias === true }),
+    names: namedLike(HUGGING_FACE, {
+      places: {
+        embed: 'model.tok_embeddings.weight',
+        lmHead: 'output.weight',
+        attnNorm: layer('attention_norm.weight'),
+        ...fusedQkv(layer('attention.wqkv'), 'qkv-by-group'),
+        o: layer('attention.wo.weight'),
+        oBias: layer('attention.wo.bias'),
+        ffnNorm: layer('ffn_norm.weight'),
+        gate: layer('feed_forward.w1.weight'),
+        up: layer('feed_forward.w3.weight'),
+        down: layer('feed_forward.w2.weight'),
+      },
+    }),
+  },
+  {
+    name: 'Qwen3MoeForCausalLM',
+    fields: { moe_intermediate_size: 'intermediate_size', num_experts: 'num_local_experts' },
+    describe: describeQwen3Moe,
+    names: EXPERTS_IN_MLP,
+  },
+  {
+    name: 'OlmoeForCausalLM',
+    fields: { num_experts: 'num_local_experts' },
+    defaults: { rms_norm_eps: 1e-5 },
+    describe(raw, refuse) {
+      if (raw.clip_qkv !== undefined) refuse('clip_qkv');
+      const experts = softmaxExperts(raw, refuse, raw.norm_topk_prob === true);
+      return { ...biases(raw), block: { attention: { headNorm: 'all' }, ffn: { experts } } };
+    },
+    names: EXPERTS_IN_MLP,
   },
   {
     name: 'SmallThinkerForCausalLM',

@@ -153,8 +153,9 @@ export function describeBlock(config: ModelConfig): string[] {
     attention.scale !== null && `attention scores times ${attention.scale}`,
     learnedPositions !== null && 'learned positions',
     rope !== config.headDim && rope > 0 && `${rope} of ${config.headDim} head dimensions rotate`,
-    bare > 0 && `${bare} layers without positions`,
-    windowed.length > 0 && `${windowed.length} layers see ${windowed[0].window} positions`,
+    bare > 0 && `no positions in ${bare} of ${config.layers} layers`,
+    windowed.length > 0 &&
+      `a window of ${windowed[0].window} positions in ${windowed.length} of ${config.layers} layers`,
     !ffn.gated && 'FFN without a gate: down(act(fc1 x))',
     ffn.bias && 'biases in the FFN',
     ffn.norm && 'RMS norm before down',

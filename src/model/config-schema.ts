@@ -73,6 +73,8 @@ export const configSchema = z.object({
   layer_types: maybe(z.array(z.string()).max(limits.MAX_LAYERS)),
   rope_layout: maybe(flags),
   sliding_window_layout: maybe(flags),
+  no_rope_layers: maybe(flags), // SmolLM3's: 1 where a layer rotates
+  no_rope_layer_interval: maybe(count(limits.MAX_LAYERS)),
 
   // Scales: MiniCPM, Granite.
   scale_emb: maybe(positive),
@@ -83,10 +85,13 @@ export const configSchema = z.object({
   attention_multiplier: maybe(positive),
   logits_scaling: maybe(positive),
 
-  // Experts: Mixtral, SmallThinker.
+  // Experts: Mixtral, Qwen3, OLMoE, SmallThinker.
   num_local_experts: maybe(count(limits.MAX_EXPERTS)),
   num_experts_per_tok: maybe(count(limits.MAX_EXPERTS)),
   norm_topk_prob: maybe(z.boolean()),
+  clip_qkv: maybe(positive),
+  decoder_sparse_step: maybe(z.number().int().min(0).max(limits.MAX_LAYERS)),
+  mlp_only_layers: maybe(z.array(z.number().int().min(0)).max(limits.MAX_LAYERS)),
   moe_primary_router_apply_softmax: maybe(z.boolean()),
   moe_layer_layout: maybe(flags),
   moe_enable_secondary_experts: maybe(z.boolean()),
@@ -105,6 +110,12 @@ export const configSchema = z.object({
   parallel_attn: maybe(z.boolean()),
   new_decoder_architecture: maybe(z.boolean()),
   num_ln_in_parallel_attn: maybe(z.number().int().min(1).max(2)),
+
+  // Gemma, Cohere, Starcoder2.
+  use_bidirectional_attention: maybe(z.boolean()),
+  use_qk_norm: maybe(z.boolean()),
+  logit_scale: maybe(positive),
+  use_bias: maybe(z.boolean()),
 
   // StableLM.
   use_qkv_bias: maybe(z.boolean()),

@@ -3,7 +3,13 @@ import { z } from 'zod';
 import { ModelError } from '../errors.js';
 import { isObject } from '../io/strict-json.js';
 import type { ActivationKind } from '../kernels/kernels.js';
-import { findArchitecture, likeLlama, supportedNames, type Architecture } from './architectures.js';
+import {
+  ACTIVATIONS,
+  findArchitecture,
+  likeLlama,
+  supportedNames,
+  type Architecture,
+} from './architectures.js';
 import { rotaryDims } from './block.js';
 import { configSchema, type RawConfig, type RawRope } from './config-schema.js';
 import * as limits from './limits.js';
@@ -44,7 +50,7 @@ export function readConfig(value: unknown, name: string): ReadConfig {
   const original = rope?.original_max_position_embeddings ?? raw.original_max_position_embeddings;
   const scaling = readRopeScaling(rope, name, raw.max_position_embeddings, original);
   if (block.attention.rotaryDims === null) {
-    const share = raw.partial_rotary_factor ?? rope?.partial_rotary_factor ?? 1;
+    const share = rope?.partial_rotary_factor ?? raw.partial_rotary_factor ?? 1;
     if (share !== 1) block.attention.rotaryDims = Math.trunc(headDim * share);
   }
 
@@ -247,10 +253,11 @@ function readActivation(
     return { kind: byType, threshold: 0 };
   }
   const act = raw.hidden_act ?? 'silu';
-  const kind = ownEntry(architecture.activations, act);
+  const known = architecture.activations ?? ACTIVATIONS;
+  const kind = ownEntry(known, act);
   if (kind === undefined) {
     throw new ModelError('MODEL_UNSUPPORTED', `${name}: hidden_act ${JSON.stringify(act)} is not supported`, {
-      hint: `${architecture.name} supports: ${Object.keys(architecture.activations).join(', ')}.`,
+      hint: `${architecture.name} supports: ${Object.keys(known).join(', ')}.`,
     });
   }
   if (kind !== 'fatrelu') return { kind, threshold: 0 };

@@ -8,7 +8,7 @@ import type { ExpertsDescription, LayerType } from './block.js';
 import type { GgufFacts } from './gguf-config.js';
 import type { GgufMetadata } from './gguf-metadata.js';
 import * as limits from './limits.js';
-import { GGUF, namedLike, type Naming } from './tensor-names.js';
+import { fusedQkv, GGUF, namedLike, type Naming } from './tensor-names.js';
 
 export interface GgufArchitecture {
   /** What llama.cpp computes for it, unless the file names another. */
@@ -26,16 +26,12 @@ const STACKED: Naming['places'] = {
   up: { in: blk('ffn_up_exps.weight'), as: 'experts' },
   down: { in: blk('ffn_down_exps.weight'), as: 'experts' },
 };
-const FUSED_QKV: Naming['places'] = {
-  q: { in: blk('attn_qkv.weight'), as: 'qkv' },
-  k: { in: blk('attn_qkv.weight'), as: 'qkv' },
-  v: { in: blk('attn_qkv.weight'), as: 'qkv' },
-  qBias: { in: blk('attn_qkv.bias'), as: 'qkv' },
-  kBias: { in: blk('attn_qkv.bias'), as: 'qkv' },
-  vBias: { in: blk('attn_qkv.bias'), as: 'qkv' },
-};
+const FUSED_QKV = fusedQkv(blk('attn_qkv'), 'qkv');
 /** The only matrix before the activation is called up. */
 const UNGATED: Naming['places'] = { gate: blk('ffn_up.weight'), gateBias: blk('ffn_up.bias') };
+
+/** Blocks in parallel, where both branches read attention's norm. */
+const ONE_NORM: Naming['places'] = { ffnNorm: blk('attn_norm.weight'), ffnNormBias: blk('attn_norm.bias') };
 
 /** Biases are there or not; the metadata does not say. */
 const biases = ({ hasTensor }: GgufFacts): Difference => ({
@@ -51,6 +47,7 @@ function experts(
   meta: GgufMetadata,
   key: (name: string) => string,
   routerInput: ExpertsDescription['routerInput'],
+  normalized = true,
 ): ExpertsDescription | null {
   const count = meta.integer(key('expert_count'), 0, limits.MAX_EXPERTS) ?? 0;
   if (count === 0) return null;
@@ -58,7 +55,14 @@ function experts(
   const gating = meta.integer(key('expert_gating_func'), 0, 255) ?? 1;
   const scoring = SCORING[gating];
   if (scoring === undefined) throw meta.unsupported(`${key('expert_gating_func')} ${gating}`);
-  return { count, active, scoring, normalized: true, routerInput };
+  return { count, active, scoring, normalized, routerInput };
+}
+
+/** Of architectures that are nothing without experts. */
+function someExperts(...[meta, key, ...more]: Parameters<typeof experts>): ExpertsDescription {
+  const found = experts(meta, key, ...more);
+  if (found === null) throw meta.invalid(`${key('expert_count')} is missing`);
+  return found;
 }
 
 /** Every layer's window, from `attention.sliding_window`. */
@@ -98,6 +102,8 @@ const llama: GgufArchitecture = {
   names: INTERLEAVED,
 };
 
+/** Every fourth layer of SmolLM3 has no positions. */
+const SMOLLM3_GROUP = 4;
 /** SmallThinker's layers in groups of four: the first sees everything without positions, the others a window. */
 const SMALLTHINKER_GROUP = 4;
 
@@ -153,10 +159,7 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
   },
   phi3: {
     activation: 'silu',
-    describe: (meta, key, facts) => {
-      if (facts.hasTensor('rope_factors_long.weight')) throw meta.unsupported('longrope scaling');
-      return { block: { layers: windows(meta, key, () => true) } };
-    },
+    describe: (meta, key) => ({ block: { layers: windows(meta, key, () => true) } }),
     names: namedLike(GGUF, {
       places: {
         ...FUSED_QKV,
@@ -164,6 +167,21 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
         up: { in: blk('ffn_up.weight'), as: 'gate-up' },
       },
     }),
+  },
+  smollm3: {
+    activation: 'silu',
+    describe: (meta, key, facts) => ({
+      ...biases(facts),
+      block: {
+        layers: windows(
+          meta,
+          key,
+          () => false,
+          (l) => (l + 1) % SMOLLM3_GROUP !== 0,
+        ),
+      },
+    }),
+    names: INTERLEAVED,
   },
   granite: {
     activation: 'silu',
@@ -183,11 +201,85 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
       places: { attnNorm: blk('post_attention_norm.weight'), ffnNorm: blk('post_ffw_norm.weight') },
     }),
   },
+  gemma: {
+    // The converter has added the one to the norms' weights.
+    activation: 'gelu_tanh',
+    describe: (meta, key, facts) => ({
+      ...biases(facts),
+      embeddingScale: Math.sqrt(meta.required(key('embedding_length'), limits.MAX_HIDDEN)),
+    }),
+    names: GGUF,
+  },
+  'command-r': {
+    activation: 'silu',
+    describe: (meta, key, facts) => {
+      if (facts.hasTensor('blk.0.attn_q_norm.weight')) throw meta.unsupported('norms of queries and keys');
+      return {
+        ...biases(facts),
+        block: { norm: { kind: 'layer' }, parallel: true },
+        logitScale: meta.positive(key('logit_scale')),
+      };
+    },
+    // Not the converter's doing: the model itself turns neighbouring dimensions.
+    names: namedLike(INTERLEAVED, { places: ONE_NORM }),
+  },
+  starcoder2: {
+    activation: 'gelu_tanh',
+    describe: (meta, key, facts) => ({
+      ...biases(facts),
+      block: {
+        layers: windows(meta, key, () => true),
+        norm: { kind: 'layer', bias: true },
+        ffn: { gated: false, bias: ffnBias(facts) },
+      },
+    }),
+    names: namedLike(GGUF, { places: UNGATED }),
+  },
+  gptneox: {
+    activation: 'gelu',
+    describe: (meta, key, facts) => ({
+      ...biases(facts),
+      block: {
+        norm: { kind: 'layer', bias: true },
+        parallel: meta.flag(key('use_parallel_residual')) ?? true,
+        ffn: { gated: false, bias: ffnBias(facts) },
+      },
+    }),
+    names: namedLike(GGUF, { places: { ...FUSED_QKV, ...UNGATED } }),
+  },
+  stablelm: {
+    activation: 'silu',
+    describe: (meta, _key, facts) => {
+      if (facts.hasTensor('blk.0.attn_q_norm.weight')) throw meta.unsupported('norms of queries and keys');
+      const parallel = !facts.hasTensor('blk.0.ffn_norm.weight');
+      return {
+        ...biases(facts),
+        block: { norm: { kind: 'layer', bias: true }, parallel },
+        names: parallel ? namedLike(GGUF, { places: ONE_NORM }) : GGUF,
+      };
+    },
+    names: GGUF,
+  },
+  internlm2: { activation: 'silu', describe: (_meta, _key, facts) => biases(facts), names: INTERLEAVED },
+  qwen3moe: {
+    activation: 'silu',
+    describe: (meta, key, facts) => ({
+      ...biases(facts),
+      block: { attention: { headNorm: 'head' }, ffn: { experts: someExperts(meta, key, 'ffn') } },
+    }),
+    names: namedLike(GGUF, { places: STACKED }),
+  },
+  olmoe: {
+    activation: 'silu',
+    describe: (meta, key, facts) => ({
+      ...biases(facts),
+      block: { attention: { headNorm: 'all' }, ffn: { experts: someExperts(meta, key, 'ffn', false) } },
+    }),
+    names: namedLike(GGUF, { places: STACKED }),
+  },
   smallthinker: {
     activation: 'relu',
     describe: (meta, key) => {
-      const mixture = experts(meta, key, 'block');
-      if (mixture === null) throw meta.invalid(`${key('expert_count')} is missing`);
       const window = meta.integer(key('attention.sliding_window'), 0, limits.MAX_CONTEXT) ?? 0;
       const first = (l: number) => window > 0 && l % SMALLTHINKER_GROUP === 0;
       return {
@@ -198,7 +290,7 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
             (l) => !first(l),
             (l) => !first(l),
           ),
-          ffn: { experts: mixture },
+          ffn: { experts: someExperts(meta, key, 'block') },
         },
       };
     },
@@ -213,8 +305,7 @@ function falconNames(attnNorm: string): Naming {
       ...UNGATED,
       attnNorm: blk(`${attnNorm}.weight`),
       attnNormBias: blk(`${attnNorm}.bias`),
-      ffnNorm: blk('attn_norm.weight'),
-      ffnNormBias: blk('attn_norm.bias'),
+      ...ONE_NORM,
     },
   });
 }

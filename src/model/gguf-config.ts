@@ -11,8 +11,8 @@ import type { ModelConfig, RopeScaling } from './types.js';
 /** What tensors the file holds, as far as the config depends on it. */
 export interface GgufFacts {
   hasTensor(name: string): boolean;
-  /** `rope_freqs.weight`, when the file has it. */
-  ropeFactors: Float32Array | null;
+  /** The tensors of rotary divisors that the file has, by name. */
+  ropeFactors: ReadonlyMap<string, Float32Array>;
 }
 
 /** @throws ModelError naming the metadata key */
@@ -146,23 +146,38 @@ function readRopeScaling(
   dims: number,
   theta: number,
   context: number,
-  factors: Float32Array | null,
+  factors: GgufFacts['ropeFactors'],
 ): RopeScaling {
   const type = meta.text(key('rope.scaling.type')) ?? 'none';
   const factor = meta.positive(key('rope.scaling.factor')) ?? meta.positive(key('rope.scale_linear')) ?? 1;
-  if (factors !== null) {
+  const original =
+    meta.integer(key('rope.scaling.original_context_length'), 1, limits.MAX_CONTEXT) ?? context;
+  const llama3 = factors.get('rope_freqs.weight');
+  if (llama3) {
     if (type !== 'none') throw meta.unsupported(`rope scaling ${type} together with rope_freqs.weight`);
-    return recogniseLlama3(meta, dims, theta, factors);
+    return recogniseLlama3(meta, dims, theta, llama3);
+  }
+  const [short, long] = ['short', 'long'].map((which) => factors.get(`rope_factors_${which}.weight`));
+  // Files of Phi-3 have the two tensors and name no type.
+  if (type === 'longrope' || (type === 'none' && (short || long))) {
+    if (!short || !long)
+      throw meta.invalid(`rope_factors_${short ? 'long' : 'short'}.weight is missing: longrope needs both`);
+    return {
+      type: 'longrope',
+      shortFactors: [...short],
+      longFactors: [...long],
+      originalMaxPosition: original,
+      attentionFactor: meta.positive(key('rope.scaling.attn_factor')) ?? 1,
+    };
   }
   if (type === 'linear' || (type === 'none' && meta.has(key('rope.scale_linear')))) {
     return factor === 1 ? null : { type: 'linear', factor };
   }
   if (type === 'yarn') {
-    const original = meta.integer(key('rope.scaling.original_context_length'), 1, limits.MAX_CONTEXT);
     return {
       type,
       factor,
-      originalMaxPosition: original ?? context,
+      originalMaxPosition: original,
       betaFast: meta.positive(key('rope.scaling.yarn_beta_fast')) ?? 32,
       betaSlow: meta.positive(key('rope.scaling.yarn_beta_slow')) ?? 1,
       // llama.cpp multiplies what the file says with YaRN's own factor.
@@ -173,7 +188,7 @@ function readRopeScaling(
   if (type === 'none') return null;
   throw meta.unsupported(
     `rope scaling ${JSON.stringify(type)}`,
-    'Supported: none, linear, yarn, and the llama3 table.',
+    'Supported: none, linear, yarn, longrope, and the llama3 table.',
   );
 }
 

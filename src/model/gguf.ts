@@ -11,7 +11,8 @@ import type { WeightSource } from './types.js';
 import { RowReader } from './weights.js';
 import { STORED_TYPES } from './decode.js';
 
-const ROPE_FACTORS = 'rope_freqs.weight';
+/** Divisors of rotary frequencies: Llama 3's, and longrope's two sets. */
+const ROPE_FACTORS = ['rope_freqs.weight', 'rope_factors_short.weight', 'rope_factors_long.weight'];
 
 /** @throws HybridError (FILE_NOT_FOUND, FILE_INVALID, MODEL_INVALID, MODEL_UNSUPPORTED, TOKENIZER_INVALID) */
 export async function openGguf(path: string): Promise<WeightSource> {
@@ -19,16 +20,21 @@ export async function openGguf(path: string): Promise<WeightSource> {
   try {
     const meta = new GgufMetadata(metadata, path);
     const tensors = new Map(stored.map((t) => [t.name, t]));
+    const ropeFactors = new Map<string, Float32Array>();
+    for (const name of ROPE_FACTORS) {
+      const tensor = tensors.get(name);
+      if (tensor) ropeFactors.set(name, await readRopeFactors(tensor, meta));
+    }
     const { config, naming, warnings } = readGgufConfig(meta, {
       hasTensor: (name) => tensors.has(name),
-      ropeFactors: await readRopeFactors(tensors.get(ROPE_FACTORS), meta),
+      ropeFactors,
     });
     const expected = expectedTensors(config);
     const bound = bindTensors(config, expected, naming, (wanted) => tensors.get(wanted), path);
     const tokenizer = rebuildTokenizer(meta);
     warnings.push(
       ...describeExtra(
-        [...tensors.keys()].filter((name) => name !== ROPE_FACTORS),
+        [...tensors.keys()].filter((name) => !ROPE_FACTORS.includes(name)),
         bound,
       ),
     );
@@ -51,20 +57,16 @@ export async function openGguf(path: string): Promise<WeightSource> {
 }
 
 /** Half a head of divisors: some kilobytes at most. */
-async function readRopeFactors(
-  tensor: StoredTensor | undefined,
-  meta: GgufMetadata,
-): Promise<Float32Array | null> {
-  if (tensor === undefined) return null;
+async function readRopeFactors(tensor: StoredTensor, meta: GgufMetadata): Promise<Float32Array> {
   const [length] = tensor.shape;
   if (tensor.shape.length !== 1 || tensor.dtype !== 'F32' || length > 1 << 14 || length === 0) {
     throw meta.invalid(
-      `tensor ${ROPE_FACTORS}: expected F32 [head size / 2], found ${tensor.dtype} [${tensor.shape.join(', ')}]`,
+      `tensor ${tensor.name}: expected F32 [head size / 2], found ${tensor.dtype} [${tensor.shape.join(', ')}]`,
     );
   }
   const whole = { firstRow: 0, rows: 1, firstCol: 0, cols: length, storedCols: length, packed: false };
   const bound: BoundTensor = {
-    name: ROPE_FACTORS,
+    name: tensor.name,
     rows: 1,
     cols: length,
     along: 'rows',

@@ -6,13 +6,16 @@ import { fingerprint } from './fingerprint.js';
 import type { ModelConfig, TensorName, TokenizerFiles, WeightSource } from './types.js';
 import { RowReader } from './weights.js';
 
+/** Tables that older checkpoints keep and every program computes: rotations, GPT-NeoX's causal masks. */
+const BUFFERS = /\.(rotary_emb\.inv_freq|attention\.bias|attention\.masked_bias)$/;
+
 /** Tensors the model does not use: worth a remark, because they may mean a wrong config. */
 export function describeExtra(
   names: readonly string[],
   bound: ReadonlyMap<TensorName, BoundTensor>,
 ): string[] {
   const used = new Set([...bound.values()].flatMap((t) => [...storedTensorsOf(t)].map(({ name }) => name)));
-  const extra = names.filter((name) => !used.has(name) && !name.endsWith('rotary_emb.inv_freq'));
+  const extra = names.filter((name) => !used.has(name) && !BUFFERS.test(name));
   if (extra.length === 0) return [];
   const shown = extra.slice(0, 5).join(', ');
   return [`${extra.length} tensors are not used: ${shown}${extra.length > 5 ? ', ...' : ''}`];

@@ -71,7 +71,7 @@ export interface Naming {
   places: Readonly<Partial<Record<Role, Place>>>;
   /** Weight of the norm before down, which becomes part of down. */
   downNorm?: string;
-  /** LayerNorm weights are stored less one. */
+  /** Weights of the norms before attention, FFN and head are stored less one. */
   normsLessOne?: boolean;
   /** Heads of q and k keep the two halves of their rotating dimensions interleaved. */
   interleavedHeads?: boolean;
@@ -214,6 +214,12 @@ export const GGUF: Naming = {
     upBias: `${BLK}ffn_up.bias`,
     downBias: `${BLK}ffn_down.bias`,
   },
+};
+
+/** Rows of q, k and v in one matrix, and their biases, where there are some, in one vector. */
+export const fusedQkv = (stem: string, as: 'qkv' | 'qkv-by-group'): Naming['places'] => {
+  const [weight, bias] = [`${stem}.weight`, `${stem}.bias`].map((name) => ({ in: name, as }));
+  return { q: weight, k: weight, v: weight, qBias: bias, kBias: bias, vBias: bias };
 };
 
 /** `naming` with other places (and more) than the usual ones. */

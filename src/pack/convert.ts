@@ -10,6 +10,7 @@ import type { OnProgress } from '../io/progress.js';
 import type { KernelBackend } from '../kernels/kernels.js';
 import type { WeightFormat } from '../kernels/layout.js';
 import { embeddingSize } from '../model/block.js';
+import { createTokenizer } from '../model/tokenizer.js';
 import type { Role, TensorName, WeightSource } from '../model/types.js';
 import { ConvertPool } from './convert-pool.js';
 import { planPack } from './format.js';
@@ -47,6 +48,8 @@ export async function convert(
   outPath: string,
   options: ConvertOptions,
 ): Promise<PackHeader> {
+  // A pack carries the tokenizer with it: a broken one is refused before minutes of work.
+  createTokenizer(source.tokenizer);
   const lock = acquireLock(`${outPath}.lock`);
   try {
     return await writePack(source, outPath, options);

@@ -175,8 +175,10 @@ function requireTrainable({ kind, path, config }: WeightSource): void {
       'Quantised weights are a poor start: use the model the file was made from.',
     );
   }
-  // Within its window, sliding attention is full attention.
-  const llama = isLlamaBlock({ ...config, block: { ...config.block, layers: null } });
+  // Within its window, sliding attention is full attention; layers without positions are another matter.
+  const { block } = config;
+  const layers = block.layers?.every(({ rotates }) => rotates) ? null : block.layers;
+  const llama = isLlamaBlock({ ...config, block: { ...block, layers } });
   if (!llama || findArchitecture(config.architecture)?.names) {
     refuse(
       `training ${config.architecture} is not supported`,

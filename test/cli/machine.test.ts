@@ -1,4 +1,5 @@
 import { expect, it } from 'vitest';
+import { baseConfig, writeModel } from '../helpers/any-model.js';
 import { cli, json } from './command.js';
 
 it('doctor reports the machine, the kernels and every provider tried', async () => {
@@ -27,6 +28,20 @@ it('estimate says what a budget holds, and a larger budget is never slower', asy
   const speeds = estimates.map((e) => e.hybrid.tokensPerSecond);
   expect(speeds).toEqual([...speeds].sort((a, b) => a - b));
   expect(speeds[2]).toBeGreaterThan(estimates[2].cpuOnly.tokensPerSecond);
+});
+
+it('estimate of a mixture counts the chosen experts, and no GPU is asked for its speed', async () => {
+  const fields = { num_local_experts: 8, intermediate_size: 2048 };
+  const speeds = [];
+  for (const active of [1, 8]) {
+    const folder = writeModel(baseConfig('MixtralForCausalLM', { ...fields, num_experts_per_tok: active }));
+    const args = ['estimate', folder, '--gpu-memory', '1MiB', '--cpu-bandwidth', '1'];
+    const result = await json<{ hardware: object; cpuOnly: { tokensPerSecond: number } }>(args);
+    expect(result).toMatchObject({ code: 0, hardware: { cpuBytesPerSecond: 1e9 } });
+    expect(Object.keys(result.hardware)).toEqual(['cpuBytesPerSecond']);
+    speeds.push(result.cpuOnly.tokensPerSecond);
+  }
+  expect(speeds[0]).toBeGreaterThan(3 * speeds[1]);
 });
 
 it('estimate wants a budget that is a size', async () => {

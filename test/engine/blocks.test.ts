@@ -4,6 +4,7 @@
  */
 import { afterAll, describe, expect, it } from 'vitest';
 import type { FfnMode } from '../../src/engine/ffn-plan.js';
+import { isSmooth } from '../../src/kernels/kernels.js';
 import { openModel } from '../../src/model/open-model.js';
 import type { WeightSource } from '../../src/model/types.js';
 import { baseConfig, writeModel } from '../helpers/any-model.js';
@@ -31,6 +32,12 @@ const MODELS: [string, string, Record<string, unknown>][] = [
     'StableLM in parallel',
     'StableLmForCausalLM',
     { use_parallel_residual: true, partial_rotary_factor: 0.5 },
+  ],
+  ['GPT-NeoX one after the other', 'GPTNeoXForCausalLM', { use_parallel_residual: false }],
+  [
+    'Qwen3-MoE, normalized',
+    'Qwen3MoeForCausalLM',
+    { moe_intermediate_size: 24, num_experts: 4, num_experts_per_tok: 3, norm_topk_prob: true },
   ],
   [
     'SmallThinker by softmax',
@@ -81,7 +88,7 @@ describe('the engine computes the described block', () => {
     const folder = folderOf(name, architecture, fields);
     const source = await openModel(folder);
     const expected = await expectedOf(source);
-    const modes: FfnMode[] = source.config.activation.kind === 'silu' ? ['dense'] : ['dense', 'exact'];
+    const modes: FfnMode[] = isSmooth(source.config.activation.kind) ? ['dense'] : ['dense', 'exact'];
     const { maxContext } = source.config;
     await source.close();
     for (const ffn of modes) {

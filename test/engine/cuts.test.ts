@@ -72,12 +72,8 @@ describe.each(MODELS)('%s', (_, architecture, fields) => {
   const reference = async (cut: ActivationCut | null) => {
     const source = packSource(openPack(await packOf(folder, 'f32')));
     const layers = source.config.layers;
-    const { logits, sparsity } = await plainForward(
-      source,
-      TOKENS,
-      undefined,
-      cut && Array(layers).fill(cut),
-    );
+    const cuts = cut ? new Array<ActivationCut>(layers).fill(cut) : undefined;
+    const { logits, sparsity } = await plainForward(source, TOKENS, { cuts });
     await source.close();
     return { values: logits.flatMap((row) => [...row]), sparsity };
   };

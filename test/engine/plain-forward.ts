@@ -92,32 +92,43 @@ function activate(kind: ActivationKind, threshold: number, g: number, u: number)
 
 // ---- the model ---------------------------------------------------------------------------------------------
 
+/** What may be done otherwise than exactly. */
+export interface PlainOptions {
+  /** Of the rotation: for references whose program rounds them. */
+  roundFrequency?: (f: number) => number;
+  /** By layer: neurons below them count as zero. */
+  cuts?: readonly ActivationCut[];
+  /** Vectors before they meet a matrix; the engine rounds those of all but routers and down projections. */
+  roundActivations?: (x: Vector) => Vector;
+  /** Keys and values of a head, as a cache would round them. */
+  roundCache?: (x: Vector) => Vector;
+  /** The experts that a token of a layer meets instead of those that it chose. */
+  route?: (layer: number, token: number, chosen: number[]) => number[];
+}
+
 /**
  * @param source a model, or packSource(pack)
- * @param roundFrequency of the rotation: for references whose program rounds them
- * @param cuts by layer: neurons below them count as zero
  * @returns logits [tokens][vocab] and the share of zero x1 per layer
  */
 export async function plainForward(
   source: WeightSource,
   tokens: number[],
-  roundFrequency: (f: number) => number = (f) => f,
-  cuts: readonly ActivationCut[] | null = null,
+  options: PlainOptions = {},
 ): Promise<{ logits: Float64Array[]; sparsity: number[] }> {
+  const rounded = options.roundActivations ?? ((x: Vector) => x);
   const { config } = source;
   const { ends, block } = config;
   const embed = await rows(source, 'embed');
   const projectIn = ends.embeddingSize === null ? null : await rows(source, 'projectIn');
   const positions = ends.learnedPositions === null ? null : await rows(source, 'positions');
   let states: Rows = tokens.map((t, p) => {
-    const x = scaled(projectIn ? times(projectIn, embed[t]) : embed[t], config.embeddingScale);
+    const x = scaled(projectIn ? times(projectIn, rounded(embed[t])) : embed[t], config.embeddingScale);
     return positions ? plus(x, positions[p + ends.learnedPositions!.offset]) : x;
   });
 
   const sparsity: number[] = [];
   for (let l = 0; l < config.layers; l++) {
-    const layer = await Layer.load(source, l, roundFrequency);
-    layer.cut = cuts?.[l] ?? null;
+    const layer = await Layer.load(source, l, options);
     const { place } = block.norm;
     if (block.parallel) {
       const attention = layer.attention(states.map((x) => layer.norm('attn', x)));
@@ -148,8 +159,8 @@ export async function plainForward(
   const lmHead = config.tiedEmbeddings ? embed : await rows(source, 'lmHead');
   const logits = states.map((x) => {
     let y = ends.finalNorm ? normOf(config, x, outNorm!, outNormBias) : x;
-    if (projectOut) y = times(projectOut, y);
-    return scaled(times(lmHead, y), config.logitScale);
+    if (projectOut) y = times(projectOut, rounded(y));
+    return scaled(times(lmHead, rounded(y)), config.logitScale);
   });
   return { logits, sparsity };
 }
@@ -164,20 +175,19 @@ const normOf = (config: ModelConfig, x: Vector, weight: Vector, bias: Vector | n
 class Layer {
   /** x1 that were zero, inactive experts' included, over all tokens. */
   zeros = 0;
-  cut: ActivationCut | null = null;
+  private readonly cut: ActivationCut | null;
 
   private constructor(
     private readonly config: ModelConfig,
     private readonly index: number,
     private readonly matrices: ReadonlyMap<LayerTensor, Rows>,
     private readonly rope: ReturnType<typeof ropeTable>,
-  ) {}
+    private readonly options: PlainOptions,
+  ) {
+    this.cut = options.cuts?.[index] ?? null;
+  }
 
-  static async load(
-    source: WeightSource,
-    index: number,
-    roundFrequency: (f: number) => number,
-  ): Promise<Layer> {
+  static async load(source: WeightSource, index: number, options: PlainOptions): Promise<Layer> {
     const matrices = new Map<LayerTensor, Rows>();
     const prefix = `layers.${index}.`;
     for (const name of source.tensors.keys()) {
@@ -185,8 +195,8 @@ class Layer {
         matrices.set(name.slice(prefix.length) as LayerTensor, await rows(source, name));
     }
     const rope = ropeTable(source.config);
-    rope.frequencies = rope.frequencies.map(roundFrequency);
-    return new Layer(source.config, index, matrices, rope);
+    if (options.roundFrequency) rope.frequencies = rope.frequencies.map(options.roundFrequency);
+    return new Layer(source.config, index, matrices, rope, options);
   }
 
   private matrix(role: LayerTensor): Rows {
@@ -197,6 +207,11 @@ class Layer {
 
   private vector(role: LayerTensor): Vector | null {
     return this.matrices.get(role)?.[0] ?? null;
+  }
+
+  /** A matrix with the vector as the engine would round it. */
+  private product(role: LayerTensor, x: Vector): Vector {
+    return times(this.matrix(role), this.options.roundActivations?.(x) ?? x);
   }
 
   /** x + what a sublayer says, MiniCPM's scale included. */
@@ -216,7 +231,7 @@ class Layer {
       Array.from({ length: count }, (_, h) => x.slice(h * headDim, (h + 1) * headDim));
     const project = (role: 'q' | 'k', count: number, x: Vector, position: number): Rows => {
       const weight = this.vector(`${role}Norm`);
-      let all = plus(times(this.matrix(role), x), this.vector(`${role}Bias`));
+      let all = plus(this.product(role, x), this.vector(`${role}Bias`));
       if (block.attention.headNorm === 'all') all = rmsNorm(all, weight, rmsEpsilon);
       return cut(all, count).map((head) => {
         const normed = block.attention.headNorm === 'head' ? rmsNorm(head, weight, rmsEpsilon) : head;
@@ -225,8 +240,9 @@ class Layer {
       });
     };
     const qs = inputs.map((x, p) => project('q', heads, x, p));
-    const ks = inputs.map((x, p) => project('k', kvHeads, x, p));
-    const vs = inputs.map((x) => cut(plus(times(this.matrix('v'), x), this.vector('vBias')), kvHeads));
+    const cached = (rows: Rows): Rows => (this.options.roundCache ? rows.map(this.options.roundCache) : rows);
+    const ks = inputs.map((x, p) => cached(project('k', kvHeads, x, p)));
+    const vs = inputs.map((x) => cached(cut(plus(this.product('v', x), this.vector('vBias')), kvHeads)));
 
     return inputs.map((_, p) => {
       const first = window === null ? 0 : Math.max(0, p - window + 1);
@@ -243,7 +259,7 @@ class Layer {
         });
       }
       if (block.attention.outputNorm) joined = rmsNorm(joined, this.vector('oNorm'), rmsEpsilon);
-      return plus(times(this.matrix('o'), joined), this.vector('oBias'));
+      return plus(this.product('o', joined), this.vector('oBias'));
     });
   }
 
@@ -253,9 +269,9 @@ class Layer {
     const { gated, norm } = config.block.ffn;
     const { kind, threshold } = config.activation;
     return inputs.map((x, t) => {
-      const g = plus(times(this.matrix('gate'), x), this.vector('gateBias'));
-      const u = gated ? plus(times(this.matrix('up'), x), this.vector('upBias')) : null;
-      const chosen = this.expertWeights(x, before[t]);
+      const g = plus(this.product('gate', x), this.vector('gateBias'));
+      const u = gated ? plus(this.product('up', x), this.vector('upBias')) : null;
+      const chosen = this.expertWeights(x, before[t], t);
       const kept = (i: number, value: number): boolean => {
         if (!this.cut) return true;
         const norm = Math.hypot(...this.matrix('down').map((row) => row[i]));
@@ -276,7 +292,7 @@ class Layer {
   }
 
   /** By neuron: the weight of its expert, 0 when that was not chosen; 1 without experts. */
-  private expertWeights(x: Vector, before: Vector): Vector {
+  private expertWeights(x: Vector, before: Vector, token: number): Vector {
     const { intermediateSize } = this.config;
     const { experts } = this.config.block.ffn;
     if (experts === null) return new Float64Array(intermediateSize).fill(1);
@@ -284,7 +300,8 @@ class Layer {
     const scores =
       experts.scoring === 'softmax' ? softmax(logits) : logits.map((v) => 1 / (1 + Math.exp(-v)));
     const order = logits.map((_, e) => e).sort((a, b) => logits[b] - logits[a]);
-    const active = order.slice(0, experts.active);
+    const best = order.slice(0, experts.active);
+    const active = this.options.route?.(this.index, token, best) ?? best;
     const sum = experts.normalized ? active.reduce((total, e) => total + scores[e], 0) : 1;
     const size = intermediateSize / experts.count;
     return Float64Array.from({ length: intermediateSize }, (_, i) => {

@@ -96,6 +96,18 @@ export const ROWS: Case[] = [
   ],
   ['Phi3ForCausalLM', { partial_rotary_factor: 0.5 }, { block: { attention: { rotaryDims: 4 } } }],
   [
+    'SmolLM3ForCausalLM',
+    { no_rope_layer_interval: 2, sliding_window: 8, use_sliding_window: true },
+    {
+      block: {
+        layers: [
+          { rotates: true, window: null },
+          { rotates: false, window: 8 },
+        ],
+      },
+    },
+  ],
+  [
     'GraniteForCausalLM',
     { attention_multiplier: 0.1, embedding_multiplier: 12, residual_multiplier: 0.2, logits_scaling: 8 },
     {
@@ -120,6 +132,81 @@ export const ROWS: Case[] = [
     {
       block: { norm: { kind: 'layer', bias: true }, attention: { rotaryDims: 4 } },
       config: { qkvBias: true, outputBias: false },
+    },
+  ],
+  [
+    'GemmaForCausalLM',
+    { hidden_act: 'gelu', head_dim: 16, tie_word_embeddings: null },
+    {
+      config: {
+        headDim: 16,
+        embeddingScale: Math.sqrt(32),
+        tiedEmbeddings: true,
+        activation: { kind: 'gelu_tanh', threshold: 0 },
+      },
+    },
+  ],
+  [
+    'CohereForCausalLM',
+    { layer_norm_eps: 1e-4, logit_scale: 0.25, model_max_length: 128 },
+    {
+      block: { norm: { kind: 'layer' }, parallel: true },
+      config: { rmsEpsilon: 1e-4, logitScale: 0.25, maxContext: 128 },
+    },
+  ],
+  [
+    'Starcoder2ForCausalLM',
+    { hidden_act: null, norm_epsilon: 1e-4, sliding_window: 8 },
+    {
+      block: {
+        norm: { kind: 'layer', bias: true },
+        ffn: { gated: false, bias: true },
+        layers: [
+          { rotates: true, window: 8 },
+          { rotates: true, window: 8 },
+        ],
+      },
+      config: {
+        rmsEpsilon: 1e-4,
+        qkvBias: true,
+        outputBias: true,
+        activation: { kind: 'gelu_tanh', threshold: 0 },
+      },
+    },
+  ],
+  [
+    'GPTNeoXForCausalLM',
+    { hidden_act: null, rope_theta: null, rotary_emb_base: 20000 },
+    {
+      block: {
+        norm: { kind: 'layer', bias: true },
+        parallel: true,
+        attention: { rotaryDims: 2 },
+        ffn: { gated: false, bias: true },
+      },
+      config: { kvHeads: 4, ropeTheta: 20000, qkvBias: true, activation: { kind: 'gelu', threshold: 0 } },
+    },
+  ],
+  ['InternLM2ForCausalLM', { bias: true }, { config: { qkvBias: true, outputBias: true } }],
+  [
+    'Qwen3MoeForCausalLM',
+    { intermediate_size: 96, moe_intermediate_size: 24, num_experts: 4, num_experts_per_tok: 2 },
+    {
+      block: {
+        attention: { headNorm: 'head' },
+        ffn: { experts: { count: 4, active: 2, scoring: 'softmax', normalized: false, routerInput: 'ffn' } },
+      },
+      config: { intermediateSize: 96 },
+    },
+  ],
+  [
+    'OlmoeForCausalLM',
+    { num_experts: 4, num_experts_per_tok: 2, clip_qkv: null, norm_topk_prob: false },
+    {
+      block: {
+        attention: { headNorm: 'all' },
+        ffn: { experts: { count: 4, active: 2, scoring: 'softmax', normalized: false, routerInput: 'ffn' } },
+      },
     },
   ],
   [

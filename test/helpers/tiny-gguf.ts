@@ -1,6 +1,7 @@
 /** Tiny GGUF files for tests: the same weights as the Hugging Face folder of the same options. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { TENSOR_TYPES } from '../../src/model/gguf-types.js';
 import { toHalfBits } from './float-bits.js';
 import {
   encodeTensor,
@@ -49,6 +50,7 @@ const TYPE_NUMBERS = {
 } as const;
 const TENSOR_NUMBERS: Record<GgufType, number> = { F32: 0, F16: 1, Q4_0: 2, Q8_0: 8, BF16: 30 };
 
+export const u16 = (value: number): GgufMeta => ({ type: 'u16', value });
 export const u32 = (value: number): GgufMeta => ({ type: 'u32', value });
 export const f32 = (value: number): GgufMeta => ({ type: 'f32', value });
 export const text = (value: string): GgufMeta => ({ type: 'string', value });
@@ -305,4 +307,42 @@ export function writeTinyGguf(o: TinyGgufOptions = {}, folder = tempFolder(), na
   const path = join(folder, name);
   writeFileSync(path, tinyGgufBytes(o));
   return path;
+}
+
+/** A model of width 256 whose gate matrices have this type: all bytes zero but what `bend` writes. @returns its path */
+export function writeTypedGguf(type: number, bend: (bytes: Uint8Array) => void = () => {}): string {
+  const o = { hiddenSize: 256, heads: 2, kvHeads: 1, intermediateSize: 32, layers: 1 };
+  const { blockElements, blockBytes } = TENSOR_TYPES.get(type)!;
+  const tensors = tinyGgufTensors(o).map((tensor) => {
+    if (tensor.name !== 'blk.0.ffn_gate.weight') return tensor;
+    const bytes = new Uint8Array(((256 * 32) / blockElements) * blockBytes);
+    bend(bytes);
+    return { ...tensor, type, bytes };
+  });
+  const path = join(tempFolder(), 'typed.gguf');
+  writeFileSync(path, ggufBytes(tinyGgufMetadata(o), tensors));
+  return path;
+}
+
+/** `tiny-00002-of-00003.gguf`: the second part (i = 1) of three. */
+export const partName = (i: number, parts = 3): string =>
+  `tiny-${String(i + 1).padStart(5, '0')}-of-${String(parts).padStart(5, '0')}.gguf`;
+
+/** The tiny model in parts, as gguf-split writes them: metadata in the first, the split keys in all. @returns the folder */
+export function writeGgufParts(
+  bend: (i: number, keys: Map<string, GgufMeta>) => void = () => {},
+  parts = 3,
+): string {
+  const folder = tempFolder();
+  const tensors = tinyGgufTensors();
+  for (let i = 0; i < parts; i++) {
+    const keys = i === 0 ? tinyGgufMetadata() : new Map<string, GgufMeta>();
+    keys.set('split.no', u16(i));
+    keys.set('split.count', u16(parts));
+    keys.set('split.tensors.count', { type: 'i32', value: tensors.length });
+    bend(i, keys);
+    const share = tensors.filter((_, t) => t % parts === i);
+    writeFileSync(join(folder, partName(i, parts)), ggufBytes(keys, share));
+  }
+  return folder;
 }

@@ -57,7 +57,9 @@ async function difference(
   };
   const bytes = readFileSync(join(folder, 'expected.f32'));
   const expected = new Float32Array(bytes.buffer, bytes.byteOffset, shape[0] * shape[1]);
-  const { logits } = await plainForward(source, tokens, rounded ? ROUND[rounded] : undefined);
+  const { logits } = await plainForward(source, tokens, {
+    roundFrequency: rounded ? ROUND[rounded] : undefined,
+  });
   const largest = expected.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
   let worst = 0;
   logits.forEach((row, t) =>

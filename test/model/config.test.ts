@@ -209,6 +209,9 @@ describe('rotary embeddings', () => {
     const rope_parameters = { rope_type: 'default', rope_theta: 1e4, partial_rotary_factor: 0.25 };
     expect(config({ rope_parameters }).config.block.attention.rotaryDims).toBe(4);
     expect(config({ partial_rotary_factor: 1 }).config.block.attention.rotaryDims).toBeNull();
+    // What the file says, not what its architecture means by silence.
+    const nemotron = { architectures: ['NemotronForCausalLM'], hidden_act: 'relu2', rope_parameters };
+    expect(config(nemotron).config.block.attention.rotaryDims).toBe(4);
   });
 
   it.each([{ rope_scaling: null }, { rope_parameters: { rope_type: 'default', rope_theta: 10000 } }])(

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { BLOCK_TYPES } from '../../src/model/decode-blocks.js';
+import { BLOCK_VALUES } from '../helpers/block-reference.js';
 import { TENSOR_TYPES } from '../../src/model/gguf-types.js';
 
 /** Where a block's halves stand. */
@@ -81,21 +82,45 @@ describe('block-quantised types', () => {
     });
   });
 
-  it.each(names)('%s decodes any bytes to finite values, block by block', (name) => {
-    const size = BLOCK_TYPES[name].blockBytes;
+  it.each(names)('%s decodes any bytes as its layout says, and writes nothing else', (name) => {
+    const { blockBytes, blockElements, decode: decodeBlocks } = BLOCK_TYPES[name];
     fc.assert(
       fc.property(blocks(name), (bytes) => {
-        const { bad, out } = decode(name, bytes);
-        expect(bad).toBe(-1);
-        expect(out.every(Number.isFinite)).toBe(true);
-        const single = Array.from({ length: bytes.length / size }, (_, i) => [
-          ...decode(name, bytes.slice(i * size, (i + 1) * size)).out,
-        ]);
-        expect([...out]).toEqual(single.flat());
+        const elements = (bytes.length / blockBytes) * blockElements;
+        const out = new Float32Array(elements + 9).fill(-77);
+        expect(decodeBlocks(bytes, elements, out)).toBe(-1);
+        const expected = Float32Array.from({ length: elements }, (_, i) => {
+          const at = Math.floor(i / blockElements) * blockBytes;
+          return BLOCK_VALUES[name](bytes.slice(at, at + blockBytes), i % blockElements);
+        });
+        // Zeros are equal whatever their sign.
+        expect([...out.subarray(0, elements)].map((v) => v + 0)).toEqual([...expected].map((v) => v + 0));
+        expect([...out.subarray(elements)]).toEqual(new Array(9).fill(-77));
       }),
       { numRuns: 40 },
     );
   });
+
+  it.each(names)(
+    '%s decodes any bytes at all without an exception, and notes a scale that is no number',
+    (name) => {
+      const { blockBytes: size, blockElements } = BLOCK_TYPES[name];
+      fc.assert(
+        fc.property(
+          fc.uint8Array({ minLength: 3 * size, maxLength: 3 * size }),
+          fc.nat(2),
+          (bytes, spoiled) => {
+            bytes[spoiled * size + halvesOf(name)[0] + 1] |= 0x7c;
+            const first = [0, 1, 2].findIndex((block) =>
+              halvesOf(name).some((half) => (bytes[block * size + half + 1] & 0x7c) === 0x7c),
+            );
+            expect(decode(name, bytes).bad).toBe(first * blockElements);
+          },
+        ),
+        { numRuns: 40 },
+      );
+    },
+  );
 
   it.each(names)('%s names the first block whose scale is NaN or infinite', (name) => {
     const { blockBytes: size, blockElements } = BLOCK_TYPES[name];

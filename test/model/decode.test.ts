@@ -1,8 +1,8 @@
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { STORED_TYPES } from '../../src/model/decode.js';
 import { halfToNumber } from '../../src/model/half.js';
 import { toBf16Bits, toHalfBits } from '../helpers/float-bits.js';
-import { random } from '../helpers/tiny-models.js';
 
 const decode = (type: string, bytes: Uint8Array, elements: number) => {
   const out = new Float32Array(elements);
@@ -50,22 +50,45 @@ describe('decoding', () => {
     expect(decode('F32', new Uint8Array(view.buffer), 2).bad).toBe(-1);
   });
 
-  it('reads Q6_K as its definition says, value by value', () => {
-    const next = random(3);
-    const bytes = Uint8Array.from({ length: 210 }, () => Math.floor(next() * 256));
-    new DataView(bytes.buffer).setUint16(208, toHalfBits(0.01), true);
-    const scale = halfToNumber(toHalfBits(0.01));
-    const expected = Float32Array.from({ length: 256 }, (_, k) => {
-      const half = k >> 7;
-      const inHalf = k & 127;
-      const lane = inHalf & 31;
-      const quarter = inHalf >> 5;
-      const low = bytes[64 * half + lane + (quarter % 2 ? 32 : 0)];
-      const nibble = quarter < 2 ? low % 16 : low >> 4;
-      const high = (bytes[128 + 32 * half + lane] >> (2 * quarter)) % 4;
-      const group = new Int8Array(bytes.buffer)[192 + Math.floor(k / 16)];
-      return scale * group * (nibble + 16 * high - 32);
-    });
-    expect(decode('Q6_K', bytes, 256).out).toEqual(expected);
-  });
+  /** By the definitions: sign, exponent and fraction of a half; a bfloat16 is the upper half of a float32. */
+  const naive: Record<string, { size: number; at(view: DataView, i: number): number }> = {
+    F32: { size: 4, at: (view, i) => view.getFloat32(4 * i, true) },
+    BF16: {
+      size: 2,
+      at(view, i) {
+        const wide = new DataView(new ArrayBuffer(4));
+        wide.setUint16(2, view.getUint16(2 * i, true), true);
+        return wide.getFloat32(0, true);
+      },
+    },
+    F16: {
+      size: 2,
+      at(view, i) {
+        const bits = view.getUint16(2 * i, true);
+        const [exponent, fraction] = [(bits >> 10) & 31, bits & 1023];
+        const size = exponent === 0 ? fraction * 2 ** -24 : (1024 + fraction) * 2 ** (exponent - 25);
+        return (bits >> 15 ? -1 : 1) * (exponent === 31 ? (fraction ? NaN : Infinity) : size);
+      },
+    },
+  };
+
+  it.each(Object.keys(naive))(
+    'reads any bytes as %s by its definition, up to the first that is no number',
+    (type) => {
+      const { size, at } = naive[type];
+      fc.assert(
+        fc.property(fc.uint8Array({ maxLength: 400 }), (random) => {
+          const count = Math.floor(random.length / size);
+          const bytes = random.slice(0, count * size);
+          const view = new DataView(bytes.buffer);
+          const values = Array.from({ length: count }, (_, i) => at(view, i));
+          const bad = values.findIndex((v) => !Number.isFinite(v));
+          const got = decode(type, bytes, count);
+          expect(got.bad).toBe(bad);
+          const end = bad < 0 ? count : bad;
+          expect([...got.out.subarray(0, end)]).toEqual(values.slice(0, end));
+        }),
+      );
+    },
+  );
 });

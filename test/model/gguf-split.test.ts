@@ -5,38 +5,22 @@ import { openModel } from '../../src/model/index.js';
 import { rejection } from '../helpers/expect-reject.js';
 import {
   ggufBytes,
+  partName,
   tinyGgufMetadata,
   tinyGgufTensors,
+  u16,
+  writeGgufParts,
   writeTinyGguf,
   type GgufMeta,
 } from '../helpers/tiny-gguf.js';
 import { tempFolder } from '../helpers/tiny-models.js';
 
 const PARTS = 3;
-const u16 = (value: number): GgufMeta => ({ type: 'u16', value });
-const partName = (i: number, parts = PARTS, name = 'tiny') =>
-  `${name}-${String(i + 1).padStart(5, '0')}-of-${String(parts).padStart(5, '0')}.gguf`;
-
-/** The tiny model in parts, as gguf-split writes them: metadata in the first, the split keys in all. */
-function writeParts(bend: (i: number, keys: Map<string, GgufMeta>) => void = () => {}): string {
-  const folder = tempFolder();
-  const tensors = tinyGgufTensors();
-  for (let i = 0; i < PARTS; i++) {
-    const keys = i === 0 ? tinyGgufMetadata() : new Map<string, GgufMeta>();
-    keys.set('split.no', u16(i));
-    keys.set('split.count', u16(PARTS));
-    keys.set('split.tensors.count', { type: 'i32', value: tensors.length });
-    bend(i, keys);
-    const share = tensors.filter((_, t) => t % PARTS === i);
-    writeFileSync(join(folder, partName(i)), ggufBytes(keys, share));
-  }
-  return folder;
-}
 
 describe('a GGUF model in parts', () => {
   it('is the model in one file, whichever part is named', async () => {
     const whole = await openModel(writeTinyGguf());
-    const folder = writeParts();
+    const folder = writeGgufParts();
     for (const i of [0, 2]) {
       const model = await openModel(join(folder, partName(i)));
       expect(model.name).toBe('tiny');
@@ -52,7 +36,7 @@ describe('a GGUF model in parts', () => {
   });
 
   it('is refused with the missing part by name', async () => {
-    const folder = writeParts();
+    const folder = writeGgufParts();
     rmSync(join(folder, partName(1)));
     const error = await rejection(join(folder, partName(0)));
     expect(error.code).toBe('FILE_NOT_FOUND');
@@ -79,12 +63,12 @@ describe('a GGUF model in parts', () => {
       /hold 21 tensors, expected 99/,
     ],
   ])('is refused when a part has %s', async (_, bend, message) => {
-    const error = await rejection(join(writeParts(bend), partName(0)));
+    const error = await rejection(join(writeGgufParts(bend), partName(0)));
     expect(error.message).toMatch(message);
   });
 
   it('is refused when two parts hold the same tensor', async () => {
-    const folder = writeParts();
+    const folder = writeGgufParts();
     const tensors = tinyGgufTensors();
     const keys = new Map<string, GgufMeta>([
       ['split.no', u16(2)],

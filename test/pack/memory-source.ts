@@ -2,7 +2,7 @@
 import { LLAMA_BLOCK, LLAMA_ENDS } from '../../src/model/block.js';
 import { expectedTensors } from '../../src/model/tensor-names.js';
 import type { ModelConfig, TensorName, WeightSource } from '../../src/model/types.js';
-import { random } from '../helpers/tiny-models.js';
+import { random, tinyTokenizerJson } from '../helpers/tiny-models.js';
 
 export const tinyModelConfig = (over: Partial<ModelConfig> = {}): ModelConfig => ({
   architecture: 'LlamaForCausalLM',
@@ -52,7 +52,7 @@ export function memorySource(config: ModelConfig = tinyModelConfig(), seed = 1):
     kind: 'safetensors',
     config,
     tokenizer: {
-      tokenizerJson: '{"model":{}}',
+      tokenizerJson: JSON.stringify(tinyTokenizerJson()),
       tokenizerConfigJson: '{}',
       chatTemplate: null,
       generationConfigJson: null,
