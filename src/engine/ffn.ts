@@ -110,7 +110,7 @@ function ffnChunk(
   const skip = context.gpu && layer.gpu;
   const mixture = layer.router !== null;
   const before = predictor?.afterGate ? null : predictor;
-  if (before && mixture) chooseInExperts(context, layer, chunk, before, rows);
+  if (before && mixture) chooseInExperts(context, layer, l, chunk, before, rows, step);
   else if (before) chooseCandidates(context, layer, chunk, before, rows);
   else if (mixture) listChosen(context, layer, chunk, n);
   else if (skip) listCold(context, layer, chunk, n);

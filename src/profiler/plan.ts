@@ -9,7 +9,7 @@
  * met: neurons that a token meets, of a mixture those of its experts, whose rows of the predictor are read. Densities are
  * shares of all neurons: what a token does not meet is inactive and no candidate.
  */
-import { activeNeurons, expertShape } from '../model/block.js';
+import { activeNeurons, expertShape, type ExpertShape } from '../model/block.js';
 import type { FfnMode } from '../engine/ffn-plan.js';
 import type { LayerChoice, LayerCurve, ModeBytes } from '../predictor/artifact.js';
 import type { PackHeader } from '../pack/types.js';
@@ -19,15 +19,17 @@ export interface FfnSizes {
   nFf: number;
   /** Neurons that one token meets. */
   met: number;
-  experts: number;
+  /** Share of the tokens that meet each expert; without a mixture 1. */
+  routed: readonly number[];
   gateRowBytes: number;
   recordBytes: number;
 }
 
-export const sizesOf = (header: PackHeader, l: number): FfnSizes => ({
+/** @param routed tokens that met each expert, where that was counted: default, all equally many */
+export const sizesOf = (header: PackHeader, l: number, routed?: Uint32Array): FfnSizes => ({
   nFf: header.config.intermediateSize,
   met: activeNeurons(header.config),
-  experts: expertShape(header.config).count,
+  routed: routedShares(expertShape(header.config), routed),
   gateRowBytes: header.layers[l].gate.stride,
   recordBytes: header.layers[l].ffn.stride,
 });
@@ -38,9 +40,20 @@ export const sizesOf = (header: PackHeader, l: number): FfnSizes => ({
  */
 export const WORTH_IT = 0.03;
 
-/** @param met share of the neurons that a token meets: only they are scored. @default 1 */
-export const predictorBytes = (p: LayerPredictor, met = 1): number =>
-  (p.fc1 ? p.fc1.data.length + 4 * p.rank : 0) + met * (p.fc2.data.length + 4 * p.cut.length);
+function routedShares({ count, active }: ExpertShape, routed?: Uint32Array): number[] {
+  const total = routed?.reduce((a, b) => a + b, 0) ?? 0;
+  return Array.from({ length: count }, (_, e) => active * (total > 0 ? routed![e] / total : 1 / count));
+}
+
+/** @param scored neurons that are, for one token. @default all that can be */
+export const predictorBytes = (p: LayerPredictor, scored = p.cut.length): number =>
+  (p.fc1 ? p.fc1.data.length + 4 * p.rank : 0) + scored * (p.fc2.stride + 4);
+
+/** Neurons whose score a token asks for: of the experts that it meets. */
+export function scoredNeurons({ scoredIds }: LayerPredictor, { nFf, routed }: FfnSizes): number {
+  const size = nFf / routed.length;
+  return scoredIds.reduce((sum, id) => sum + routed[Math.floor(id / size)], 0);
+}
 
 /** What a layer does at its threshold on some samples. */
 export type Densities = LayerChoice['heldOut'];
@@ -78,7 +91,7 @@ function modeBytes(predictor: LayerPredictor, sizes: FfnSizes, densities: Densit
   const { nFf, met, gateRowBytes, recordBytes } = sizes;
   const { sparsity, predictedSparsity, recall } = densities;
   const active = (1 - sparsity) * nFf;
-  const cost = predictorBytes(predictor, met / nFf);
+  const cost = predictorBytes(predictor, scoredNeurons(predictor, sizes));
   return {
     dense: met * (gateRowBytes + recordBytes),
     exact: met * gateRowBytes + active * recordBytes,
@@ -88,15 +101,16 @@ function modeBytes(predictor: LayerPredictor, sizes: FfnSizes, densities: Densit
 }
 
 /** Experts that have no predictor, in words. */
-function withoutScores({ always }: LayerPredictor, { nFf, experts }: FfnSizes): string {
+function withoutScores({ always }: LayerPredictor, { nFf, routed }: FfnSizes): string {
+  const experts = routed.length;
   if (experts === 1) return '';
   const size = nFf / experts;
   const known = new Uint32Array(experts);
   for (const id of always) known[Math.floor(id / size)]++;
   const whole = Array.from(known.keys()).filter((e) => known[e] === size);
   if (whole.length === 0) return '';
-  const named = whole.length > MOST_NAMED ? `${whole.length} of ${experts} experts` : `experts ${whole.join(', ')}`; // prettier-ignore
-  return `; all neurons of ${named} are candidates`;
+  if (whole.length > MOST_NAMED) return `; ${whole.length} of ${experts} experts have no predictor`;
+  return `; no predictor for ${whole.length > 1 ? 'experts' : 'expert'} ${whole.join(', ')}`;
 }
 const MOST_NAMED = 8;
 

@@ -582,7 +582,7 @@ interface Decision {
 async function decide(
   pack: Pack,
   trained: readonly TrainedLayer[],
-  { counts, tokens }: Recorded,
+  { counts, routed, tokens }: Recorded,
   passages: Passages,
   resolved: ResolvedOptions,
   options: ProfileOptions,
@@ -600,7 +600,7 @@ async function decide(
       const chosenBy = densitiesAt(layer.curve, at, layer.sparsity);
       const figures = densitiesAt(layer.report, at, layer.report.sparsity);
       const threshold = layer.curve.threshold[at];
-      return chooseMode(layer.predictor, threshold, sizesOf(pack.header, l), chosenBy, figures);
+      return chooseMode(layer.predictor, threshold, sizesOf(pack.header, l, routed[l]), chosenBy, figures);
     });
   };
   const together = (chosen: readonly LayerChoice[]): PredictorLayer[] =>

@@ -256,7 +256,7 @@ export async function decideSparsified(
         dense: bytesAt('dense', l, { skipped: 0, scored: 0 }),
         exact: bytesAt('gate', l, { skipped: gate.sparsity, scored: 0 }),
         predicted: bytesAt('predicted', l, { skipped: of.predictedSparsity[at], scored: predicted.scored }),
-        predictor: predictorBytes(layer.predictor, metShare),
+        predictor: predictorBytes(layer.predictor, metShare * layer.predictor.cut.length),
       },
       cuts: cutsOf(found, l),
       predictor: layer.predictor,
@@ -297,7 +297,9 @@ function bytesOf(
       return met * (gateRowBytes + recordBytes - down) + kept * down;
     case 'predicted':
       if (predictor.kind !== 'up')
-        return predictorBytes(predictor, met / nFf) + kept * (gateRowBytes + recordBytes);
+        return (
+          predictorBytes(predictor, (met / nFf) * predictor.cut.length) + kept * (gateRowBytes + recordBytes)
+        );
       // A bound of every neuron that is met; row and weight of those that are scored.
       return met * (gateRowBytes + 4) + kept * recordBytes + scored * (predictor.fc2.stride + 4);
   }

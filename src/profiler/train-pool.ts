@@ -114,6 +114,7 @@ export async function trainLayers(
     return result.layer;
   });
   const all = Promise.all(running);
+  all.catch(() => {}); // nor when it is never awaited, as the work was stopped before
   try {
     stopWhenAsked(signal);
     return await Promise.race([died, all]);
