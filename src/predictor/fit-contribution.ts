@@ -210,8 +210,8 @@ class ContributionFit {
   }
 
   /**
-   * Neurons that never counted are left out for good where that is sure; where the gate is sketched, those that nearly always do need no
-   * score.
+   * Neurons that never counted are left out for good where that is sure; where the gate is sketched, those that
+   * nearly always do need no score.
    */
   private finish({ sketch, gate }: Rows, trial: Trial): LayerPredictor {
     const { job, counts } = this;

@@ -9,21 +9,23 @@ import type { LayerPredictor, PredictorFormat } from './types.js';
 
 /**
  * What was considered for a layer, from what was considered for its experts: means over the tokens that met them.
- * @param attempts of each expert; the last of a format counts
- * @param share of the choices that fell on each of them
+ * @param attempts of each expert, none where nothing was fitted; the last of a format counts
+ * @param tokens that met each of them
  * @returns one attempt a format, the cheapest first
  */
 export function joinAttempts(
   attempts: readonly (readonly Attempt[])[],
-  share: readonly number[],
+  tokens: readonly number[],
   { active, count }: ExpertShape,
 ): Attempt[] {
-  const byFormat = attempts.map((own) => new Map(own.map((attempt) => [attempt.format, attempt])));
-  const total = share.reduce((a, b) => a + b, 0);
+  const met = Array.from(attempts.keys()).filter((e) => attempts[e].length > 0 && tokens[e] > 0);
+  const byFormat = met.map((e) => new Map(attempts[e].map((attempt) => [attempt.format, attempt])));
+  const total = met.reduce((sum, e) => sum + tokens[e], 0);
+  const share = met.map((e) => tokens[e] / total);
   const joined = [...(byFormat[0]?.keys() ?? [])].map((format): Attempt => {
     const own = byFormat.map((of) => of.get(format)!);
     const mean = (pick: (attempt: Attempt) => number): number =>
-      own.reduce((sum, attempt, e) => sum + (share[e] / total) * pick(attempt), 0);
+      own.reduce((sum, attempt, i) => sum + share[i] * pick(attempt), 0);
     const candidates = mean(({ predictedSparsity }) => 1 - predictedSparsity);
     return {
       ...own[0],
@@ -32,7 +34,7 @@ export function joinAttempts(
       weightedRecall: mean(({ weightedRecall }) => weightedRecall),
       predictedSparsity: 1 - (active / count) * candidates,
       cost: active * mean(({ cost }) => cost),
-      overError: Math.hypot(...own.map(({ overError }, e) => (share[e] / total) * overError)),
+      overError: Math.hypot(...own.map(({ overError }, i) => share[i] * overError)),
     };
   });
   joined.sort((a, b) => a.cost - b.cost);

@@ -68,16 +68,16 @@ export async function fitExperts(
   const tokens = all.map((e) => tokensOf(shared, e).count);
   const fits: (FittedLayer | null)[] = [];
   for (const e of all) fits.push(await fitExpert(shared, e));
-
-  let attempts = fits[0]?.attempts ?? [];
+  const tried = fits.map((fit) => fit?.attempts ?? []);
   if (mixture) {
-    const met = all.filter((e) => fits[e] && tokens[e] > 0);
-    attempts = joinAttempts(met.map((e) => fits[e]!.attempts), met.map((e) => tokens[e]), shape); // prettier-ignore
-    const best = attempts[0]?.format as SketchFormat | undefined;
+    const best = joinAttempts(tried, tokens, shape)[0]?.format as SketchFormat | undefined;
     for (const e of all) {
-      if (fits[e] && fits[e].predictor.fc2.format !== best) fits[e] = await fitExpert(shared, e, best);
+      if (!fits[e] || fits[e].predictor.fc2.format === best) continue;
+      fits[e] = await fitExpert(shared, e, best);
+      tried[e] = [...tried[e], ...fits[e]!.attempts];
     }
   }
+  const attempts = mixture ? joinAttempts(tried, tokens, shape) : tried[0];
   const format = fits.find((fit) => fit !== null)?.predictor.fc2.format ?? 'q1';
   const experts = fits.map((fit) => fit?.predictor ?? allCandidates(layer, shape.size, format, d));
   const neurons = shape.count * shape.size;

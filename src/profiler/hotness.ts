@@ -1,4 +1,5 @@
 /** Hot and cold: how often each neuron fires, how much of the work the hottest do, who fires together. */
+
 /** Active in at least this share of the tokens that meet it: nothing to predict, and not a sign of sparsity. */
 export const ALWAYS_ON = 0.99;
 /** Shares of the neurons at which the cumulative curve is kept. */

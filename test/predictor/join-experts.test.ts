@@ -64,7 +64,9 @@ describe('what was tried for experts', () => {
     ];
     const shape = { count: 2, active: 1, size: SIZE };
     expect(joinAttempts(tried, [90, 10], shape).map(({ format }) => format)).toEqual(['q1', 'q2']);
-    const [best, other] = joinAttempts(tried, [50, 50], shape);
+    // Of an expert that was not fitted nothing is known; a format that was tried again counts once.
+    const again = [[], tried[0], [...tried[1], attempt('q2', 200)]];
+    const [best, other] = joinAttempts(again, [7, 50, 50], shape);
     expect([best.format, best.cost, best.over]).toEqual(['q2', 160, 0]);
     expect(other.over).toBeCloseTo(200 / 160 - 1);
   });
