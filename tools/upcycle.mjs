@@ -55,9 +55,9 @@ const tensors = Object.entries(header).flatMap(
   },
 );
 let state = 12345;
-const random = () => (state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff) / 0x7fffffff;
+const random = () => (state = (state * 1103515245 + 12345) & 0x7fffffff) / 0x7fffffff;
 for (let l = 0; l < layers; l++) {
-  const router = Float32Array.from({ length: experts * d }, () => 0.6 * random() - 0.3);
+  const router = Float32Array.from({ length: experts * d }, () => 0.3 * (2 * random() - 1));
   const name = `model.layers.${l}.block_sparse_moe.gate.weight`;
   tensors.push({ name, dtype: 'F32', shape: [experts, d], data: Buffer.from(router.buffer) });
 }
