@@ -154,7 +154,11 @@ for (const [name, variant] of Object.entries(VARIANTS)) {
       samples[l],
       parts,
     );
-    fitted.push({ predictor, ...measureCurve(predictor, samples[l], parts, norms) });
+    const { choose, report } = parts;
+    const decisions = (range) => nFf * (range.end - range.begin);
+    const own = [{ predictor, samples: samples[l], parts, norms }];
+    const curve = measureCurve(own, { choose: decisions(choose), report: decisions(report) });
+    fitted.push({ predictor, ...curve });
   }
   const seconds = (performance.now() - begin) / 1000;
   const bits =

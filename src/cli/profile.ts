@@ -257,18 +257,20 @@ function costLines({ seconds, memory, recordTokensPerSecond }: RunFigures): stri
 
 /** What was left out before it was built for all neurons, and how far it was from the best. */
 function screenedLines({ attempts }: ProfileResult): string[] {
-  const of = new Map<string, { over: number[]; error: number }>();
+  const of = new Map<string, { over: number[]; error: number; estimated: boolean }>();
   for (const { kind, format, rank, from, over, overError } of attempts.flat()) {
     if (from === 'all') continue;
-    const name = kind === 'sketch' ? `sketch ${format}` : `${kind} ${rank}`;
-    const known = of.get(name) ?? { over: [], error: 0 };
+    const sketch = kind !== 'lowrank' && kind !== 'mlp';
+    const name = `${kind} ${sketch ? format : rank}`;
+    const known = of.get(name) ?? { over: [], error: 0, estimated: false };
     known.over.push(over);
     known.error = Math.max(known.error, overError);
+    known.estimated ||= from === 'estimate';
     of.set(name, known);
   }
-  return [...of].map(([name, { over, error }]) => {
+  return [...of].map(([name, { over, error, estimated }]) => {
     const range = `${percent(Math.min(...over))} to ${percent(Math.max(...over))}`;
-    const sure = error > 0 ? `, ± ${percent(error)}` : ', estimated in its favour';
+    const sure = error > 0 ? `, ± ${percent(error)}` : estimated ? ', estimated in its favour' : '';
     return `not built: ${name} in ${over.length} layers, its FFN dearer by ${range}${sure}`;
   });
 }

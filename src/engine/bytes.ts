@@ -29,10 +29,12 @@ export function bytesPerToken(layout: ModelLayout, densities: LayerDensity[], po
     bytes.upDown += densities[l].gated * layer.ffn.stride;
     const p = layer.predictor;
     if (p && layer.mode === 'predicted') {
-      const rows = (block.activeExperts / block.experts) * p.fc2.rows;
-      bytes.predictor += p.afterGate
-        ? densities[l].scored * (p.fc2.stride + 4) + 4 * rows // and a bound of every neuron
-        : (p.fc1 ? p.fc1.rows * p.fc1.stride + 4 * p.rank : 0) + rows * (p.fc2.stride + 4);
+      // Behind the gate some are scored, in a mixture those of the chosen experts: both are counted.
+      const scored = p.afterGate || layer.router ? densities[l].scored : p.fc2.rows;
+      bytes.predictor += scored * (p.fc2.stride + 4);
+      if (p.afterGate)
+        bytes.predictor += 4 * (block.activeExperts / block.experts) * p.fc2.rows; // bounds
+      else if (p.fc1) bytes.predictor += p.fc1.rows * p.fc1.stride + 4 * p.rank;
     }
     const kvRow = layout.kvFormat === 'f32' ? config.headDim * 4 : config.headDim + 4;
     bytes.kvCache += 2 * config.kvHeads * kvRow * Math.min(positions, layer.window);

@@ -337,13 +337,16 @@ export class Engine {
     const logits = want('logits', request.logits ?? true, config.vocabSize);
     const hidden = want('hidden', request.hidden, config.hiddenSize);
     const inputs = want('inputs', request.trace?.inputs, config.layers * config.hiddenSize);
-    const gates = want('gates', request.trace?.gates, config.layers * config.intermediateSize);
-    const activations = want(
-      'activations',
-      request.trace?.activations,
-      config.layers * config.intermediateSize,
-    );
-    const trace: TraceRequest | null = request.trace ? { tokens: n, inputs, gates, activations } : null;
+    const met = config.layers * activeNeurons(config);
+    const gates = want('gates', request.trace?.gates, met);
+    const activations = want('activations', request.trace?.activations, met);
+    const routed = config.block.ffn.experts !== null && (gates ?? activations) !== null;
+    const choices = config.layers * (config.block.ffn.experts?.active ?? 0);
+    const experts = want('experts', routed, choices);
+    const expertWeights = want('expertWeights', routed, choices);
+    const trace: TraceRequest | null = request.trace
+      ? { tokens: n, inputs, gates, activations, experts, expertWeights }
+      : null;
     const run = (): Promise<SequenceOutcome> =>
       this.serving.run(
         {
@@ -372,6 +375,7 @@ export class Engine {
       inputs: view(inputs),
       gates: view(gates),
       activations: view(activations),
+      experts: experts && { ids: new Uint32Array(experts), weights: view(expertWeights)! },
     };
   }
 

@@ -10,6 +10,8 @@ import type { LayerPlacement, PredictorPlacement } from './layout.js';
 import { productRows } from './products.js';
 import type { Rows, Vectors } from './rows.js';
 import { score } from './score.js';
+import { counters, Stat } from './stats.js';
+import type { Step } from './step.js';
 
 /** What one lane knows of the layer under way. Row t's experts stand at t * activeExperts, ascending. */
 export interface Routing {
@@ -100,11 +102,13 @@ export function listChosen(context: LaneContext, layer: LayerPlacement, chunk: n
 export function chooseInExperts(
   context: LaneContext,
   layer: LayerPlacement,
+  l: number,
   chunk: number,
   predictor: PredictorPlacement,
   rows: Rows,
+  step: Step,
 ): void {
-  const { scratch, routing } = context;
+  const { scratch, routing, stats } = context;
   const { experts: count, activeExperts: active } = context.layout.block;
   const { kernels, u32 } = context.arenas[layer.arena];
   const { offsets, ids } = scratch.candidates;
@@ -117,6 +121,7 @@ export function chooseInExperts(
       const { firstRow, cut } = predictor.chunks[index];
       for (let i = 0; i < always; i++) u32[(ids >>> 2) + at++] = begin + i;
       if (scored === 0) continue;
+      stats[counters(context, step, t, l) + Stat.SCORED] += scored;
       score(context, layer, predictor, rows, t, 1, firstRow, begin + always, scored, 0, scored);
       at += kernels.selectAbove(scratch.scored, cut, scored, begin + always, ids + at * 4);
     }

@@ -34,7 +34,10 @@ export function ffn(context: LaneContext, layer: LayerPlacement, l: number, rows
   const d = layout.config.hiddenSize;
   const unit = gpuUnits(context, l).ffn;
   if (unit >= 0 && lane === 0) postRows(context, unit, layer.arena, normed.f32, normed.f32Row, count, d);
-  if (layer.router) chooseExperts(context, layer, count);
+  if (layer.router) {
+    chooseExperts(context, layer, count);
+    if (lane === 0) context.trace?.recordExperts(context, l, count, step);
+  }
   const predictor = layer.mode === 'predicted' ? layer.predictor : null;
   if (predictor) hiddenLayer(context, layer, predictor, rows);
 
@@ -107,7 +110,7 @@ function ffnChunk(
   const skip = context.gpu && layer.gpu;
   const mixture = layer.router !== null;
   const before = predictor?.afterGate ? null : predictor;
-  if (before && mixture) chooseInExperts(context, layer, chunk, before, rows);
+  if (before && mixture) chooseInExperts(context, layer, l, chunk, before, rows, step);
   else if (before) chooseCandidates(context, layer, chunk, before, rows);
   else if (mixture) listChosen(context, layer, chunk, n);
   else if (skip) listCold(context, layer, chunk, n);
@@ -141,9 +144,9 @@ function ffnChunk(
   if (layer.cut.contribution > 0) {
     nnz = keepListed(context, layer, l, n, layer.downNorms, layer.cut.contribution, 0, step, Stat.ACTIVE);
   }
+  context.trace?.recordActivations(context, layer, l, n, step);
   if (mixture) weighExperts(context, layer, chunk, n);
   if (normsX1) sumSquares(context, layer, chunk, n);
-  context.trace?.recordActivations(context, layer, l, n, step);
   began = endSpan(context, 'up', began);
 
   const sums = partialSum(context, chunk);

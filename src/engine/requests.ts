@@ -149,8 +149,14 @@ export interface LogitsResult {
   /** f32 [tokens][d] */
   hidden: Float32Array | null;
   layers: LayerDensity[];
-  /** f32 [layers][tokens][d or nFf], in the model's neuron order */
+  /** f32 [layers][tokens][d] */
   inputs: Float32Array | null;
+  /**
+   * f32 [layers][tokens][nFf], in the model's neuron order. Of a mixture the neurons of the chosen experts, one
+   * expert after the other as `experts` has them; activations before they meet the experts' weights.
+   */
   gates: Float32Array | null;
   activations: Float32Array | null;
+  /** Of a mixture, beside gates or activations: u32 and f32 [layers][tokens][active], the chosen ascending. */
+  experts: { ids: Uint32Array; weights: Float32Array } | null;
 }

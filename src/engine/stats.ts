@@ -13,7 +13,7 @@ export const Stat = {
   TRUE_WEIGHT: 6, // sum of |x1| * ||down|| over truly active
   HIT_WEIGHT: 7, // the same over hits
   GATES: 8, // neurons whose gate was computed: all candidates, and more where scores come after the gate
-  SCORED: 9, // neurons scored after the gate
+  SCORED: 9, // neurons scored after the gate; in a mixture also those scored before it
 } as const;
 export const STATS_PER_LAYER = 10;
 
@@ -23,7 +23,7 @@ export interface LayerDensity {
   predictedSparsity: number | null;
   recall: number | null;
   weightedRecall: number | null;
-  /** Mean neurons per token: candidates; gate rows computed; scored after the gate; up rows and down columns read. */
+  /** Mean neurons per token: candidates; gate rows computed; scored (as Stat.SCORED); up rows and down columns read. */
   candidates: number;
   gates: number;
   scored: number;

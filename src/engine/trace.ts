@@ -1,6 +1,7 @@
 /**
  * Recording what the FFNs saw, for the profiler and for evaluation: per layer the input after the norm and
- * the intermediate activation x1 (zero where a neuron is not active), in the model's own neuron order. A
+ * the intermediate activation x1 (zero where a neuron is not active), in the model's own neuron order. Of a
+ * mixture the neurons of the chosen experts stand side by side, x1 before it meets the expert's weight. A
  * recording job runs one sequence from its first position, so that a row's position is its place.
  */
 import { shareBegin } from './control.js';
@@ -11,23 +12,45 @@ import type { LayerPlacement, RowLists } from './layout.js';
 import type { Rows } from './rows.js';
 import type { Step } from './step.js';
 
-/** Plain data that crosses to the lanes: one SharedArrayBuffer per kind, [layers][tokens][d or nFf] f32. */
+/**
+ * Plain data that crosses to the lanes: one SharedArrayBuffer per kind, [layers][tokens][d, or the neurons that a
+ * token meets] f32.
+ */
 export interface TraceRequest {
   tokens: number;
   inputs: SharedArrayBuffer | null;
   gates: SharedArrayBuffer | null;
   activations: SharedArrayBuffer | null;
+  /** Chosen experts, ascending, u32 [layers][tokens][active], and their weights, f32. Of mixtures only. */
+  experts: SharedArrayBuffer | null;
+  expertWeights: SharedArrayBuffer | null;
 }
 
 export class TraceBuffers {
   private readonly inputs: Float32Array | null;
   private readonly gates: Float32Array | null;
   private readonly activations: Float32Array | null;
+  private readonly experts: Uint32Array | null;
+  private readonly expertWeights: Float32Array | null;
 
   constructor(private readonly request: TraceRequest) {
-    this.inputs = request.inputs && new Float32Array(request.inputs);
-    this.gates = request.gates && new Float32Array(request.gates);
-    this.activations = request.activations && new Float32Array(request.activations);
+    const { inputs, gates, activations, experts, expertWeights } = request;
+    this.inputs = inputs && new Float32Array(inputs);
+    this.gates = gates && new Float32Array(gates);
+    this.activations = activations && new Float32Array(activations);
+    this.experts = experts && new Uint32Array(experts);
+    this.expertWeights = expertWeights && new Float32Array(expertWeights);
+  }
+
+  /** The routing of all rows; every lane knows it, one of them calls this. */
+  recordExperts({ layout, routing }: LaneContext, l: number, n: number, step: Step): void {
+    if (!this.experts || !this.expertWeights) return;
+    const { activeExperts: active } = layout.block;
+    for (let t = 0; t < n; t++) {
+      const to = this.rowAt(l, step.position[t], active);
+      this.experts.set(routing.experts.subarray(t * active, (t + 1) * active), to);
+      this.expertWeights.set(routing.weights.subarray(t * active, (t + 1) * active), to);
+    }
   }
 
   /** The normed FFN inputs of this lane's share of the rows. */
@@ -90,11 +113,17 @@ export class TraceBuffers {
     step: Step,
   ): void {
     const { u32, f32 } = context.arenas[layer.arena];
+    const { experts, activeExperts: active } = context.layout.block;
+    const chosen = context.routing.experts;
+    const size = context.layout.config.intermediateSize / experts;
     for (let t = 0; t < n; t++) {
-      const to = this.rowAt(l, step.position[t], context.layout.config.intermediateSize);
+      const to = this.rowAt(l, step.position[t], active * size);
       const end = u32[(offsets >>> 2) + t + 1];
       for (let k = u32[(offsets >>> 2) + t]; k < end; k++) {
-        into[to + modelId(layer, u32[(ids >>> 2) + k])] = f32[(values >>> 2) + k];
+        const id = modelId(layer, u32[(ids >>> 2) + k]);
+        let place = 0;
+        if (experts > 1) while (chosen[t * active + place] !== Math.floor(id / size)) place++;
+        into[to + place * size + (id % size)] = f32[(values >>> 2) + k];
       }
     }
   }

@@ -124,13 +124,25 @@ export const attentionScale = ({ block, headDim }: ModelConfig): number =>
 
 export const embeddingSize = ({ ends, hiddenSize }: ModelConfig): number => ends.embeddingSize ?? hiddenSize;
 
-/** Neurons of one expert; of the whole layer when there are none. */
-export const expertSize = ({ block, intermediateSize }: ModelConfig): number =>
-  intermediateSize / (block.ffn.experts?.count ?? 1);
+/** How a token meets a layer's neurons. A layer without a router is one expert that every token meets. */
+export interface ExpertShape {
+  count: number;
+  /** Chosen for one token. */
+  active: number;
+  /** Neurons of one expert; neuron i belongs to expert floor(i / size). */
+  size: number;
+}
+
+export function expertShape({ block, intermediateSize }: ModelConfig): ExpertShape {
+  const { count, active } = block.ffn.experts ?? { count: 1, active: 1 };
+  return { count, active, size: intermediateSize / count };
+}
 
 /** Neurons of the FFN that one token meets. */
-export const activeNeurons = (config: ModelConfig): number =>
-  expertSize(config) * (config.block.ffn.experts?.active ?? 1);
+export function activeNeurons(config: ModelConfig): number {
+  const { active, size } = expertShape(config);
+  return active * size;
+}
 
 /** For people: what differs from a Llama layer, one phrase each. */
 export function describeBlock(config: ModelConfig): string[] {
@@ -160,7 +172,7 @@ export function describeBlock(config: ModelConfig): string[] {
     ffn.bias && 'biases in the FFN',
     ffn.norm && 'RMS norm before down',
     e !== null &&
-      `${e.active} of ${e.count} experts of ${expertSize(config)} neurons, by ${e.scoring}` +
+      `${e.active} of ${e.count} experts of ${expertShape(config).size} neurons, by ${e.scoring}` +
         (e.routerInput === 'block' ? ', chosen before attention' : ''),
     embedding !== null && `embedding of ${embedding} columns, projected`,
     !finalNorm && 'no norm before the output head',

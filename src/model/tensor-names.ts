@@ -1,5 +1,5 @@
 /** The tensors that a description asks for, and where files keep them. */
-import { embeddingSize, expertSize } from './block.js';
+import { embeddingSize, expertShape } from './block.js';
 import type { GlobalTensor, LayerTensor, ModelConfig, Role, TensorName } from './types.js';
 
 /** [role, shape] of every tensor the model must have, in the order the forward pass uses them. */
@@ -120,7 +120,7 @@ export function locate(config: ModelConfig, naming: Naming, name: TensorName, sh
   if (experts === null || !/^(gate|up|down)$/.test(role)) {
     return { along: 'rows', pieces: [{ file: text, shape, firstRow: 0, rows, firstCol: 0, cols }] };
   }
-  const size = expertSize(config);
+  const { size } = expertShape(config);
   const own = role === 'down' ? [rows, size] : [size, cols];
   const stacked = typeof place !== 'string';
   const pieces = Array.from({ length: experts.count }, (_, e): FilePiece => ({

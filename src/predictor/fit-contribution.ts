@@ -12,7 +12,7 @@
  */
 import type { FittedLayer } from './fit-layer.js';
 import { createMatrices, type Matrices } from './matrix.js';
-import { inputMoments } from './moments.js';
+import { leaningMoments, type Moments } from './moments.js';
 import { predictorRowBytes, selectRows, toQ8 } from './rows.js';
 import { activeCounts, spreadInputs, type SampleParts, type Samples } from './samples.js';
 import { Scorer, type Biases } from './scorer.js';
@@ -44,6 +44,12 @@ export interface ContributionJob {
   downNorms: Float32Array;
   gateRowBytes: number;
   recordBytes: number;
+  /** Sketch formats to try. @default all three */
+  sketches?: readonly SketchFormat[];
+  /** Moments of the inputs of all experts, to lean on. @default none */
+  prior?: Moments;
+  /** Neurons that never counted in training are left out for good. @default true */
+  dropUnseen?: boolean;
   provider: string;
   threads?: number;
   check?: () => void;
@@ -104,14 +110,14 @@ class ContributionFit {
   }
 
   async run(): Promise<FittedLayer> {
-    const { samples, parts, matrices } = this;
+    const { samples, parts, matrices, job } = this;
     this.basis = await this.timed('moments', async () =>
-      roundingBasis(await inputMoments(samples, parts.train, matrices), matrices),
+      roundingBasis(await leaningMoments(samples, parts.train, job.prior ?? null, matrices), matrices),
     );
     const ids = sampleNeurons(this.counts);
     const tried = await this.timed('screen', async () => {
       const trials: { format: SketchFormat; trial: Trial }[] = [];
-      for (const format of SKETCHES) {
+      for (const format of job.sketches ?? SKETCHES) {
         trials.push({ format, trial: this.tried(format, await this.rows(format, ids), ids) });
       }
       return trials;
@@ -204,23 +210,22 @@ class ContributionFit {
   }
 
   /**
-   * Neurons that never counted are left out for good; where the gate is sketched, those that nearly always do need no
-   * score.
+   * Neurons that never counted are left out for good where that is sure; where the gate is sketched, those that
+   * nearly always do need no score.
    */
   private finish({ sketch, gate }: Rows, trial: Trial): LayerPredictor {
     const { job, counts } = this;
     const common = { layer: job.layer, rank: sketch.cols, fc1: null, b1: null };
     const all = Uint32Array.from(counts.keys());
+    const unseen = (i: number): boolean => counts[i] === 0 && (job.dropUnseen ?? true);
     if (gate) {
       const { cut, cutScale } = this.cuts(all);
-      counts.forEach((count, i) => {
-        if (count === 0) [cut[i], cutScale[i]] = [LARGEST_CUT, 0];
-      });
+      for (const i of all.filter(unseen)) [cut[i], cutScale[i]] = [LARGEST_CUT, 0];
       return { ...common, kind: 'up', fc2: sketch, reach: gate.reach, scoredIds: all, cut, cutScale, always: new Uint32Array(0) }; // prettier-ignore
     }
     const rates = candidateRates(trial.margins, trial.measured.bin);
     const rowCost = sketch.stride / (job.gateRowBytes + job.recordBytes);
-    const seen = all.filter((i) => counts[i] > 0);
+    const seen = all.filter((i) => !unseen(i));
     const always = seen.filter((i) => 1 - rates[i] <= rowCost);
     const ids = seen.filter((i) => 1 - rates[i] > rowCost);
     return { ...common, kind: 'contribution', fc2: selectRows(sketch, ids), scoredIds: ids, ...this.cuts(ids), always }; // prettier-ignore

@@ -15,7 +15,7 @@ import {
   type HiddenBasis,
 } from './lowrank.js';
 import { createMatrices, type Matrices } from './matrix.js';
-import { inputMoments } from './moments.js';
+import { leaningMoments, type Moments } from './moments.js';
 import { predictorRowBytes, selectRows } from './rows.js';
 import { activeCounts, type SampleParts, type Samples } from './samples.js';
 import { Scorer, type Network } from './scorer.js';
@@ -79,6 +79,10 @@ export interface FitJob {
   gateThreshold: Float32Array | number;
   gateRowBytes: number;
   recordBytes: number;
+  /** Moments of the inputs of all experts, to lean on. @default none */
+  prior?: Moments;
+  /** Neurons that never fired in training are left out for good. @default true */
+  dropUnseen?: boolean;
   /** onnxruntime provider of the products. */
   provider: string;
   /** Threads of the products. @default 1 */
@@ -168,7 +172,7 @@ class LayerFit {
     const { kind, epochs } = this.job;
     const { matrices, samples, parts } = this;
     this.basis = await this.timed('moments', async () =>
-      roundingBasis(await inputMoments(samples, parts.train, matrices), matrices),
+      roundingBasis(await leaningMoments(samples, parts.train, this.job.prior ?? null, matrices), matrices),
     );
     this.gates = await this.timed('score', () =>
       sampleGates(samples, parts.train, this.job.gateRows, matrices),
@@ -410,7 +414,7 @@ class LayerFit {
     const rowCost = network.fc2.stride / (READ_COST * job.gateRowBytes);
     const rates = candidateRates(trial.margins, trial.measured.bin);
     this.counts.forEach((count, i) => {
-      if (count === 0) return;
+      if (count === 0 && (job.dropUnseen ?? true)) return;
       // Leaving a gate row out must happen often enough to pay for the score.
       if (1 - rates[i] <= rowCost) always.push(i);
       else scored.push(i);

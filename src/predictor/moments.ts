@@ -9,13 +9,32 @@ export interface Moments {
   covariance: Float32Array;
 }
 
+/** Mean and covariance of some of a layer's inputs, leaning on those of all of them where they are few. */
+export async function leaningMoments(
+  samples: Inputs,
+  range: SampleRange,
+  prior: Moments | null,
+  matrices: Matrices,
+): Promise<Moments> {
+  const rows = range.end - range.begin;
+  const own = await inputMoments(samples, range, matrices);
+  if (!prior) return own;
+  // As if d more inputs had come from everywhere: with d of their own, both count the same.
+  const { d, covariance } = own;
+  const mixed = covariance.map((v, i) => (rows * v + d * prior.covariance[i]) / (rows + d));
+  return { ...own, covariance: mixed };
+}
+
 /** Rows multiplied at a time: sums of more f32 products would lose digits. */
 const BLOCK_ROWS = 2048;
 /** Added to the diagonal, as a share of its mean: directions that text rarely uses stay invertible. */
 const DAMPING = 2e-3;
 
+/** Where inputs are read from. */
+type Inputs = Pick<Samples, 'd' | 'inputs'>;
+
 export async function inputMoments(
-  samples: Samples,
+  samples: Inputs,
   range: SampleRange,
   matrices: Matrices,
 ): Promise<Moments> {

@@ -200,3 +200,15 @@ export function selectRows(matrix: RowMatrix, rows: Uint32Array): RowMatrix {
   rows.forEach((row, i) => data.set(matrix.data.subarray(row * stride, (row + 1) * stride), i * stride));
   return { ...matrix, rows: rows.length, data };
 }
+
+/** Matrices of one format and width, one below the other. */
+export function joinRows(parts: readonly RowMatrix[]): RowMatrix {
+  const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+  const data = new Uint8Array(rows * parts[0].stride);
+  let at = 0;
+  for (const part of parts) {
+    data.set(part.data, at);
+    at += part.data.length;
+  }
+  return { ...parts[0], rows, data };
+}

@@ -1,4 +1,4 @@
-/** One layer's recorded samples, as predictors are fitted to them and measured on them. */
+/** Recorded samples of a layer or of one expert, as predictors are fitted to them and measured on them. */
 
 export interface Samples {
   samples: number;
@@ -10,7 +10,7 @@ export interface Samples {
   bits: Uint8Array;
   /** |x1| of the active neurons in neuron order; row t's begin at magnitudeAt[t]. */
   magnitudes: Float32Array;
-  /** [samples + 1] */
+  /** [samples] */
   magnitudeAt: Uint32Array;
 }
 
@@ -35,7 +35,7 @@ export interface SampleParts {
 
 /** Calls `visit(neuron, |x1|)` for the active neurons of row t, ascending. */
 export function eachActive(
-  samples: Samples,
+  samples: Pick<Samples, 'bits' | 'magnitudes' | 'nFf' | 'magnitudeAt'>,
   t: number,
   visit: (neuron: number, magnitude: number) => void,
 ): void {

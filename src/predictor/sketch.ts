@@ -10,7 +10,7 @@ import type { Matrices } from './matrix.js';
 import type { Moments } from './moments.js';
 import { polishRow } from './polish.js';
 import { roundRows, type Rounded } from './rounding.js';
-import { levels, packRows, scaleBits } from './rows.js';
+import { joinRows, levels, packRows, scaleBits } from './rows.js';
 import type { RowMatrix } from './types.js';
 
 export type SketchFormat = 'q1' | 'q2' | 'q3';
@@ -196,15 +196,4 @@ function groupSizes(weights: Float32Array, rows: number, groups: number): Float6
     }
   }
   return out;
-}
-
-function joinRows(parts: readonly RowMatrix[]): RowMatrix {
-  const rows = parts.reduce((sum, part) => sum + part.rows, 0);
-  const data = new Uint8Array(rows * parts[0].stride);
-  let at = 0;
-  for (const part of parts) {
-    data.set(part.data, at);
-    at += part.data.length;
-  }
-  return { ...parts[0], rows, data };
 }

@@ -21,6 +21,8 @@ export interface ProfileLayer extends LayerHotness {
   /** u32 [nFf]: tokens in which the neuron was active */
   counts: Uint32Array;
   coActivation: CoActivation;
+  /** u32 [experts]: tokens that met each expert. @default no mixture */
+  routed?: Uint32Array;
 }
 
 export interface ProfileArtifact {
@@ -40,6 +42,7 @@ const metaSchema = z.strictObject({
 const neuron = z.number().int().min(0);
 const layerSchema = z.strictObject({
   counts: u32Schema,
+  routed: u32Schema.optional(),
   coActivation: z.strictObject({
     neurons: neuron,
     jaccard: z.number(),
@@ -55,7 +58,11 @@ export function writeProfile(
   return writeArtifact(path, PROFILE_FILE, {
     meta: { model, sources, tokens },
     // Everything else follows from the counts.
-    blocks: layers.map(({ counts, coActivation }) => ({ counts: toBytes(counts), coActivation })),
+    blocks: layers.map(({ counts, coActivation, routed }) => ({
+      counts: toBytes(counts),
+      coActivation,
+      ...(routed ? { routed: toBytes(routed) } : {}),
+    })),
   });
 }
 
@@ -77,7 +84,11 @@ export function readProfile(path: string): ProfileArtifact {
     if (layer.counts.some((count) => count > tokens)) {
       throw artifactInvalid(`${path}: layer ${l}: a neuron was active in more than ${tokens} tokens`);
     }
-    return { ...layer, ...layerHotness(layer.counts, tokens) };
+    const { counts, routed } = layer;
+    if (routed && (counts.length % routed.length !== 0 || routed.some((met) => met > tokens))) {
+      throw artifactInvalid(`${path}: layer ${l}: the tokens of its experts are damaged`);
+    }
+    return { ...layer, ...layerHotness(counts, tokens, routed) };
   });
   return { ...meta, layers };
 }

@@ -37,31 +37,43 @@ export interface MeasuredLayer {
   report: Reported;
 }
 
+/** The neurons of a layer, or of one of its experts, and the samples that met them. */
+export interface Measurable {
+  predictor: LayerPredictor;
+  samples: Samples;
+  parts: { choose: SampleRange; report: SampleRange };
+  /** ||W_down[:, i]||: with |x1| the weight of a neuron in weighted recall */
+  norms: Float32Array;
+  /** Of all neurons, for predictors of contributions. @default null */
+  biases?: Biases | null;
+  /** Rows of the gate, for those that meet it exact. @default null */
+  gates?: RowMatrix | null;
+}
+
 /**
- * @param norms ||W_down[:, i]||: with |x1| the weight of a neuron in weighted recall
- * @param biases of all neurons, for predictors of contributions
- * @param gates rows of the gate, for those that meet it exact
+ * The curve of a layer from all its experts; what a sample has not met counts as inactive and no candidate.
+ * @param experts asked for one after the other
+ * @param decisions samples times neurons of the layer
  */
 export function measureCurve(
-  predictor: LayerPredictor,
-  samples: Samples,
-  parts: { choose: SampleRange; report: SampleRange },
-  norms: Float32Array,
-  biases: Biases | null = null,
-  gates: RowMatrix | null = null,
+  experts: Iterable<Measurable>,
+  decisions: { choose: number; report: number },
 ): MeasuredLayer {
-  const of = (values: Float32Array | null): Float32Array | null =>
-    values && Float32Array.from(predictor.scoredIds, (i) => values[i]);
-  const scorer = new Scorer(
-    networkOf(predictor, gates),
-    samples.d,
-    biases && { ...biases, gate: of(biases.gate), up: of(biases.up) },
-  );
-  const chosen = countMargins(scorer, predictor, samples, parts.choose, norms);
+  const [chosen, reported] = [noMargins(decisions.choose), noMargins(decisions.report)];
+  for (const { predictor, samples, parts, norms, biases = null, gates = null } of experts) {
+    const of = (values: Float32Array | null): Float32Array | null =>
+      values && Float32Array.from(predictor.scoredIds, (i) => values[i]);
+    const scorer = new Scorer(
+      networkOf(predictor, gates),
+      samples.d,
+      biases && { ...biases, gate: of(biases.gate), up: of(biases.up) },
+    );
+    countMargins(chosen, scorer, predictor, samples, parts.choose, norms);
+    countMargins(reported, scorer, predictor, samples, parts.report, norms);
+  }
   const bins = pointBins(chosen);
   const { recall, weightedRecall, predictedSparsity } = pointsAt(chosen, bins);
   const threshold = Float32Array.from(bins, lowerEdge);
-  const reported = countMargins(scorer, predictor, samples, parts.report, norms);
   return {
     curve: { threshold, recall, weightedRecall, predictedSparsity },
     sparsity: sparsityOf(chosen),
@@ -74,8 +86,8 @@ interface Margins {
   candidates: Float64Array;
   hits: Float64Array;
   weights: Float64Array;
-  /** Decisions: tokens times neurons. */
-  neurons: number;
+  /** Tokens times neurons. */
+  decisions: number;
   always: number;
   active: number;
   alwaysHits: number;
@@ -83,27 +95,29 @@ interface Margins {
   alwaysWeight: number;
 }
 
+const noMargins = (decisions: number): Margins => ({
+  candidates: new Float64Array(BINS),
+  hits: new Float64Array(BINS),
+  weights: new Float64Array(BINS),
+  decisions,
+  always: 0,
+  active: 0,
+  alwaysHits: 0,
+  totalWeight: 0,
+  alwaysWeight: 0,
+});
+
 function countMargins(
+  counted: Margins,
   scorer: Scorer,
   { scoredIds, cut, cutScale, always }: LayerPredictor,
   samples: Samples,
   range: SampleRange,
   norms: Float32Array,
-): Margins {
+): void {
   const { nFf } = samples;
-  const rows = range.end - range.begin;
-  const counted: Margins = {
-    candidates: new Float64Array(BINS),
-    hits: new Float64Array(BINS),
-    weights: new Float64Array(BINS),
-    neurons: rows * nFf,
-    always: rows * always.length,
-    active: 0,
-    alwaysHits: 0,
-    totalWeight: 0,
-    alwaysWeight: 0,
-  };
   const { candidates, hits, weights } = counted;
+  counted.always += (range.end - range.begin) * always.length;
   const weightOf = new Float64Array(nFf); // of the current sample; 0 where inactive
   for (let block = range.begin; block < range.end; block += BLOCK_ROWS) {
     const inputs = samples.inputs(block, Math.min(range.end, block + BLOCK_ROWS));
@@ -132,10 +146,9 @@ function countMargins(
       }
     });
   }
-  return counted;
 }
 
-const sparsityOf = ({ active, neurons }: Margins): number => 1 - active / Math.max(1, neurons);
+const sparsityOf = ({ active, decisions }: Margins): number => 1 - active / Math.max(1, decisions);
 
 /** Bins whose lower edges become the curve's thresholds, ascending. */
 function pointBins({ candidates }: Margins): number[] {
@@ -151,12 +164,13 @@ function pointBins({ candidates }: Margins): number[] {
     next = Math.floor(Math.sqrt(seen / scored) * (CURVE_POINTS - 1)) + 1;
     bins.push(bin);
   }
-  return bins.reverse();
+  // Nothing is scored: one threshold is as good as another.
+  return bins.length > 0 ? bins.reverse() : [BINS >> 1];
 }
 
 /** With the lower edge of each bin as threshold: its candidates are those of this bin and all above. */
 function pointsAt(margins: Margins, bins: readonly number[]): Omit<LayerCurve, 'threshold'> {
-  const { candidates, hits, weights, neurons, active, totalWeight } = margins;
+  const { candidates, hits, weights, decisions, active, totalWeight } = margins;
   const points = bins.length;
   const recall = new Float32Array(points);
   const weightedRecall = new Float32Array(points);
@@ -172,7 +186,7 @@ function pointsAt(margins: Margins, bins: readonly number[]): Omit<LayerCurve, '
     }
     recall[point] = active === 0 ? 1 : Math.min(1, h / active);
     weightedRecall[point] = totalWeight === 0 ? 1 : Math.min(1, w / totalWeight);
-    predictedSparsity[point] = 1 - c / Math.max(1, neurons);
+    predictedSparsity[point] = 1 - c / Math.max(1, decisions);
   }
   return { recall, weightedRecall, predictedSparsity };
 }

@@ -7,6 +7,7 @@
  */
 import type { ActivationCut } from '../engine/ffn-plan.js';
 import type { Engine } from '../engine/engine.js';
+import { activeNeurons, expertShape } from '../model/block.js';
 import { sigma } from '../kernels/reference.js';
 import { evaluate } from '../evaluate/evaluate.js';
 import type { OnProgress } from '../io/progress.js';
@@ -46,13 +47,15 @@ export async function tabulate(
   signal?: AbortSignal,
 ): Promise<CutTable[]> {
   const { config } = engine.layout;
-  const { layers, intermediateSize: nFf, activation } = config;
+  const { layers, activation } = config;
+  const { size } = expertShape(config);
+  const met = activeNeurons(config);
   const count = Math.min(TABLE_WINDOWS, chooseFrom);
   // Half a window: gates and activations then take no more memory than a recording does.
   const tokens = Math.max(1, window >> 1);
   const per = Math.max(1, Math.floor(TABLE_VALUES / count));
-  const step = Math.max(1, Math.ceil((tokens * nFf) / per)) | 1;
-  const kept = Math.ceil((tokens * nFf) / step);
+  const step = Math.max(1, Math.ceil((tokens * met) / per)) | 1;
+  const kept = Math.ceil((tokens * met) / step);
   const values = Array.from({ length: layers }, () => ({
     gate: new Float32Array(count * kept),
     contribution: new Float32Array(count * kept),
@@ -63,7 +66,7 @@ export async function tabulate(
     stopWhenAsked(signal);
     const ids = windows[Math.floor((i * chooseFrom) / count)].slice(0, tokens);
     const trace = { gates: true, activations: true };
-    const { gates, activations } = await engine.logits({
+    const { gates, activations, experts } = await engine.logits({
       tokens: ids,
       logits: false,
       trace,
@@ -71,10 +74,11 @@ export async function tabulate(
       signal,
     });
     for (let l = 0; l < layers; l++) {
-      const begin = l * tokens * nFf;
-      for (let at = 0, to = i * kept; at < tokens * nFf; at += step, to++) {
-        values[l].gate[to] = Math.abs(sigma(activation.kind, 0, gates![begin + at]));
-        values[l].contribution[to] = Math.abs(activations![begin + at]) * norms[l][at % nFf];
+      const end = (l + 1) * tokens * met;
+      for (let at = l * tokens * met, to = i * kept; at < end; at += step, to++) {
+        const expert = experts ? experts.ids[Math.floor(at / size)] : 0;
+        values[l].gate[to] = Math.abs(sigma(activation.kind, 0, gates![at]));
+        values[l].contribution[to] = Math.abs(activations![at]) * norms[l][expert * size + (at % size)];
       }
     }
   }

@@ -39,11 +39,14 @@ export function mergeProfiles(
     throw artifactInvalid(`the profiles have ${tokens} tokens together, at most 2^32 - 1`);
   const layers = first.profile.layers.map((_, l): ProfileLayer => {
     const all = profiles.map(({ profile }) => profile.layers[l]);
-    const counts = Uint32Array.from(all[0].counts, (_, i) => all.reduce((sum, of) => sum + of.counts[i], 0));
+    const summed = (pick: (of: ProfileLayer) => Uint32Array) =>
+      Uint32Array.from(pick(all[0]), (_, i) => all.reduce((sum, of) => sum + pick(of)[i], 0));
+    const counts = summed((of) => of.counts);
+    const routed = all.every((of) => of.routed) ? summed((of) => of.routed!) : undefined;
     // Pairs cannot be counted again without the text: the profile with the most tokens speaks for all.
     const largest = profiles.reduce((a, b) => (b.profile.tokens > a.profile.tokens ? b : a));
     const { coActivation } = largest.profile.layers[l];
-    return { counts, coActivation, ...layerHotness(counts, tokens) };
+    return { counts, coActivation, ...(routed ? { routed } : {}), ...layerHotness(counts, tokens, routed) };
   });
   return { model, sources: profiles.flatMap(({ profile }) => profile.sources), tokens, layers };
 }

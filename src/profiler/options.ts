@@ -3,11 +3,12 @@ import { availableParallelism } from 'node:os';
 import { HybridError, UsageError } from '../errors.js';
 import type { OnProgress } from '../io/progress.js';
 import { isSmooth, type KernelBackend } from '../kernels/kernels.js';
+import { activeNeurons, expertShape } from '../model/block.js';
 import type { ModelConfig } from '../model/types.js';
 import type { PackHeader } from '../pack/types.js';
 import { gateTokens } from '../predictor/scores.js';
 import type { GatePredictorKind } from '../predictor/types.js';
-import { bitBytes, recordingBytes } from './recording-files.js';
+import { recordingBytes, rowBytes } from './recording-files.js';
 import { writingOptions } from './calibration.js';
 import { traceBytes } from './record.js';
 
@@ -119,9 +120,13 @@ function amounts(
 }
 
 /** Bytes of weights that one token in mode `exact` reads. */
-export function exactTokenBytes({ fileBytes, embed, lmHead, layers }: PackHeader): number {
-  const ffn = layers.reduce((sum, layer) => sum + layer.ffn.bytes, 0);
-  return fileBytes - (1 - ACTIVE_SHARE) * ffn - (lmHead ? embed.bytes : 0);
+export function exactTokenBytes({ fileBytes, embed, lmHead, layers, config }: PackHeader): number {
+  const met = activeNeurons(config) / config.intermediateSize;
+  const unread = layers.reduce(
+    (sum, { gate, ffn }) => sum + (1 - met) * gate.bytes + (1 - met * ACTIVE_SHARE) * ffn.bytes,
+    0,
+  );
+  return fileBytes - unread - (lmHead ? embed.bytes : 0);
 }
 
 /** What `--quick` does without, in words. */
@@ -146,10 +151,13 @@ export function checkOptions(config: ModelConfig, options: ProfileOptions): void
       { hint: 'Profile it without --sparsify.' },
     );
   }
-  if (config.block.ffn.experts) {
-    throw new HybridError('MODEL_UNSUPPORTED', 'profiling a mixture of experts is not supported', {
-      hint: 'Run it with --ffn exact: only the neurons of the chosen experts are read.',
-    });
+  const { predictor = 'sketch', rank = 'auto' } = options;
+  if (config.block.ffn.experts && (predictor !== 'sketch' || rank !== 'auto')) {
+    throw new HybridError(
+      'MODEL_UNSUPPORTED',
+      'experts are predicted by sketches: low-rank and trained predictors share a hidden layer, experts share none',
+      { hint: 'Leave out --predictor and --rank.' },
+    );
   }
   const samples = Math.min(options.samples ?? MIN_SAMPLES, options.tokens ?? MIN_SAMPLES);
   if (samples < MIN_SAMPLES && !options.hotOnly) {
@@ -175,9 +183,9 @@ export function resolveOptions(header: PackHeader, options: ProfileOptions): Res
     samples: Math.min(tokens, options.samples ?? usual.samples),
     window: options.window ?? Math.min(DEFAULT_WINDOW, config.maxContext),
     seed: options.seed ?? 1,
-    predictor: options.predictor ?? (options.quick ? 'sketch' : 'auto'),
+    predictor: options.predictor ?? (options.quick || config.block.ffn.experts ? 'sketch' : 'auto'),
     rank: options.rank ?? 'auto',
-    epochs: options.sparsify === undefined ? epochsOf(config, options) : 0,
+    epochs: options.sparsify === undefined && !config.block.ffn.experts ? epochsOf(config, options) : 0,
     target: options.target ?? { recall: DEFAULT_RECALL },
     sparsify: options.sparsify ?? null,
     device: options.device ?? 'cpu',
@@ -241,14 +249,18 @@ export function planMemory(
 ): MemoryPlan {
   const { hiddenSize: d, intermediateSize: nFf, layers, vocabSize } = header.config;
   const { window, threads } = resolved;
+  const shape = expertShape(header.config);
   const recording = recordingMemory(header, window, true);
   const evaluating =
     BASE_BYTES + header.fileBytes + 8 * window * vocabSize + PREDICTOR_BYTES * layers * nFf * d;
   const sparsify = resolved.sparsify !== null;
-  const active = (sparsify ? LARGE_SHARE : ACTIVE_SHARE) * nFf;
-  const perSample = recordingBytes(nFf, active) + (resolved.epochs > 0 ? 4 * d : 0);
-  // Contributions need up beside the gate.
-  const perLayer = layerBytes(d, nFf, resolved.epochs > 0) + (sparsify ? 4 * nFf * d : 0);
+  const active = (sparsify ? LARGE_SHARE : ACTIVE_SHARE) * activeNeurons(header.config);
+  const perSample = recordingBytes(shape, active) + (resolved.epochs > 0 ? 4 * d : 0);
+  // Experts are fitted one after the other. Contributions need up beside the gate.
+  const perLayer =
+    layerBytes(d, shape.size, resolved.epochs > 0) +
+    (sparsify ? 4 * shape.size * d : 0) +
+    (shape.count > 1 ? PREDICTOR_BYTES * nFf * d + 4 * d * d : 0);
   const trainingOne = (samples: number): number => perLayer + perSample * samples;
   const least = Math.max(
     recording,
@@ -266,15 +278,15 @@ export function planMemory(
     workers,
     threads: Math.max(1, Math.floor(threads / workers)),
     bytes: Math.max(recording, evaluating, BASE_BYTES + workers * trainingOne(samples)),
-    diskBytes: samples * layers * (2 * d + bitBytes(nFf) + 2 * active) + layers * nFf * d * 0.5,
+    diskBytes: samples * layers * (rowBytes(d, shape) + 2 * active) + layers * nFf * d * 0.5,
   };
 }
 
 /** What writing and recording text holds. @param inputs FFN inputs are recorded too */
 export function recordingMemory(header: PackHeader, window: number, inputs: boolean): number {
-  const { hiddenSize, intermediateSize, layers } = header.config;
+  const { hiddenSize, layers } = header.config;
   const cache = writingOptions(header, window).kvMemory ?? 0;
-  const traces = traceBytes(layers, inputs ? hiddenSize : 0, intermediateSize, window);
+  const traces = traceBytes(layers, inputs ? hiddenSize : 0, activeNeurons(header.config), window);
   return BASE_BYTES + header.fileBytes + cache + traces;
 }
 

@@ -11,21 +11,29 @@ const WASM_PAGE = 65536;
 /** Pointer 0 means "none" to the kernels. */
 const FIRST_BYTE = 64;
 
-/** W_gate of one layer, f32 [nFf][d], as the engine computes with it. */
-export function gateRows(pack: Pack, layer: number): Float32Array {
-  const { gate } = pack.header.layers[layer];
-  const out = new Float32Array(gate.rows * gate.cols);
-  eachRow(pack, gate, 0, gate.cols, (row, values) => out.set(values, row * gate.cols));
-  return out;
+/** Neurons [begin, end) of a layer. */
+export interface NeuronRange {
+  begin: number;
+  end: number;
 }
 
-/** W_up of one layer, f32 [nFf][d]; null in a model without a gate. */
-export function upRows(pack: Pack, layer: number): Float32Array | null {
-  const { ffn } = pack.header.layers[layer];
+/** W_gate of these neurons, f32 [neurons][d], as the engine computes with it. @param neurons default: all */
+export function gateRows(pack: Pack, layer: number, neurons?: NeuronRange): Float32Array {
+  const { gate } = pack.header.layers[layer];
+  return rowsOf(pack, gate, gate.cols, neurons);
+}
+
+/** W_up of these neurons, f32 [neurons][d]; null in a model without a gate. */
+export function upRows(pack: Pack, layer: number, neurons?: NeuronRange): Float32Array | null {
   const { hiddenSize: d, block } = pack.header.config;
-  if (!block.ffn.gated) return null;
-  const out = new Float32Array(ffn.rows * d);
-  eachRow(pack, ffn, 0, d, (row, values) => out.set(values, row * d));
+  return block.ffn.gated ? rowsOf(pack, pack.header.layers[layer].ffn, d, neurons) : null;
+}
+
+/** The first `cols` values of each row. */
+function rowsOf(pack: Pack, section: PackSection, cols: number, neurons?: NeuronRange): Float32Array {
+  const { begin, end } = neurons ?? { begin: 0, end: section.rows };
+  const out = new Float32Array((end - begin) * cols);
+  eachRow(pack, section, 0, cols, (row, values) => out.set(values, (row - begin) * cols), begin, end);
   return out;
 }
 
@@ -58,15 +66,17 @@ export function downNorms(pack: Pack, layer: number): Float32Array {
   return out;
 }
 
-/** Decodes the row at `inside` of every record of the section. */
+/** Decodes the row at `inside` of the section's records [first, end). */
 function eachRow(
   pack: Pack,
   section: PackSection,
   inside: number,
   cols: number,
   visit: (row: number, values: Float32Array) => void,
+  first = 0,
+  end = section.rows,
 ): void {
-  const { format, stride, rows } = section;
+  const { format, stride } = section;
   const decoded = paddedCols(format, cols) * 4;
   const bytes = FIRST_BYTE + BLOCK_ROWS * stride + decoded + 64;
   const pages = Math.ceil(bytes / WASM_PAGE);
@@ -76,8 +86,8 @@ function eachRow(
   const values = new Float32Array(memory.buffer, at, cols);
   // A SharedArrayBuffer is no target for readSync everywhere: read beside it, then copy.
   const block = Buffer.alloc(BLOCK_ROWS * stride);
-  for (let begin = 0; begin < rows; begin += BLOCK_ROWS) {
-    const count = Math.min(BLOCK_ROWS, rows - begin);
+  for (let begin = first; begin < end; begin += BLOCK_ROWS) {
+    const count = Math.min(BLOCK_ROWS, end - begin);
     fill(pack, block.subarray(0, count * stride), section.offset + begin * stride);
     new Uint8Array(memory.buffer, FIRST_BYTE, count * stride).set(block.subarray(0, count * stride));
     for (let r = 0; r < count; r++) {

@@ -2,10 +2,14 @@
  * The plan: per layer the cheapest of `dense`, `exact` and `predicted`, by the bytes of weights that one
  * token's FFN reads. Decoding is limited by memory, so bytes are time; the densities are measured.
  *
- *     dense      nFf (gate row + record)                        record = up row + down column
- *     exact      nFf gate row + gated record
+ *     dense      met (gate row + record)                        record = up row + down column
+ *     exact      met gate row + active record
  *     predicted  predictor + candidates gate row + found record
+ *
+ * met: neurons that a token meets, of a mixture those of its experts, whose rows of the predictor are read. Densities are
+ * shares of all neurons: what a token does not meet is inactive and no candidate.
  */
+import { activeNeurons, expertShape, type ExpertShape } from '../model/block.js';
 import type { FfnMode } from '../engine/ffn-plan.js';
 import type { LayerChoice, LayerCurve, ModeBytes } from '../predictor/artifact.js';
 import type { PackHeader } from '../pack/types.js';
@@ -13,12 +17,19 @@ import type { LayerPredictor } from '../predictor/types.js';
 
 export interface FfnSizes {
   nFf: number;
+  /** Neurons that one token meets. */
+  met: number;
+  /** Share of the tokens that meet each expert; without a mixture 1. */
+  routed: readonly number[];
   gateRowBytes: number;
   recordBytes: number;
 }
 
-export const sizesOf = (header: PackHeader, l: number): FfnSizes => ({
+/** @param routed tokens that met each expert, where that was counted: default, all equally many */
+export const sizesOf = (header: PackHeader, l: number, routed?: Uint32Array): FfnSizes => ({
   nFf: header.config.intermediateSize,
+  met: activeNeurons(header.config),
+  routed: routedShares(expertShape(header.config), routed),
   gateRowBytes: header.layers[l].gate.stride,
   recordBytes: header.layers[l].ffn.stride,
 });
@@ -29,8 +40,20 @@ export const sizesOf = (header: PackHeader, l: number): FfnSizes => ({
  */
 export const WORTH_IT = 0.03;
 
-export const predictorBytes = (p: LayerPredictor): number =>
-  (p.fc1 ? p.fc1.data.length + 4 * p.rank : 0) + p.fc2.data.length + 4 * p.cut.length;
+function routedShares({ count, active }: ExpertShape, routed?: Uint32Array): number[] {
+  const total = routed?.reduce((a, b) => a + b, 0) ?? 0;
+  return Array.from({ length: count }, (_, e) => active * (total > 0 ? routed![e] / total : 1 / count));
+}
+
+/** @param scored neurons that are, for one token. @default all that can be */
+export const predictorBytes = (p: LayerPredictor, scored = p.cut.length): number =>
+  (p.fc1 ? p.fc1.data.length + 4 * p.rank : 0) + scored * (p.fc2.stride + 4);
+
+/** Neurons whose score a token asks for: of the experts that it meets. */
+export function scoredNeurons({ scoredIds }: LayerPredictor, { nFf, routed }: FfnSizes): number {
+  const size = nFf / routed.length;
+  return scoredIds.reduce((sum, id) => sum + routed[Math.floor(id / size)], 0);
+}
 
 /** What a layer does at its threshold on some samples. */
 export type Densities = LayerChoice['heldOut'];
@@ -60,21 +83,36 @@ export function chooseMode(
 ): LayerChoice {
   const mode = cheapest(modeBytes(predictor, sizes, chosenBy));
   const bytes = modeBytes(predictor, sizes, figures);
-  return { mode, reason: explain(mode, bytes), threshold, heldOut: figures, bytes };
+  const without = mode === 'predicted' ? withoutScores(predictor, sizes) : '';
+  return { mode, reason: explain(mode, bytes) + without, threshold, heldOut: figures, bytes };
 }
 
 function modeBytes(predictor: LayerPredictor, sizes: FfnSizes, densities: Densities): ModeBytes {
-  const { nFf, gateRowBytes, recordBytes } = sizes;
+  const { nFf, met, gateRowBytes, recordBytes } = sizes;
   const { sparsity, predictedSparsity, recall } = densities;
   const active = (1 - sparsity) * nFf;
-  const cost = predictorBytes(predictor);
+  const cost = predictorBytes(predictor, scoredNeurons(predictor, sizes));
   return {
-    dense: nFf * (gateRowBytes + recordBytes),
-    exact: nFf * gateRowBytes + active * recordBytes,
+    dense: met * (gateRowBytes + recordBytes),
+    exact: met * gateRowBytes + active * recordBytes,
     predicted: cost + (1 - predictedSparsity) * nFf * gateRowBytes + recall * active * recordBytes,
     predictor: cost,
   };
 }
+
+/** Experts that have no predictor, in words. */
+function withoutScores({ always }: LayerPredictor, { nFf, routed }: FfnSizes): string {
+  const experts = routed.length;
+  if (experts === 1) return '';
+  const size = nFf / experts;
+  const known = new Uint32Array(experts);
+  for (const id of always) known[Math.floor(id / size)]++;
+  const whole = Array.from(known.keys()).filter((e) => known[e] === size);
+  if (whole.length === 0) return '';
+  if (whole.length > MOST_NAMED) return `; ${whole.length} of ${experts} experts have no predictor`;
+  return `; no predictor for ${whole.length > 1 ? 'experts' : 'expert'} ${whole.join(', ')}`;
+}
+const MOST_NAMED = 8;
 
 function cheapest(bytes: ModeBytes): FfnMode {
   const other: FfnMode = bytes.exact < bytes.dense ? 'exact' : 'dense';

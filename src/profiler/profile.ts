@@ -33,7 +33,7 @@ import {
   type PredictorLayer,
   type Provenance,
 } from '../predictor/artifact.js';
-import { writeProfile, type ProfileArtifact } from './artifact.js';
+import { writeProfile, type ProfileArtifact, type ProfileLayer } from './artifact.js';
 import { writeCalibrationText, writingOptions } from './calibration.js';
 import { encodeExcerpts } from './excerpts.js';
 import { layerPlan, predictorPath, profilePath } from './find-plan.js';
@@ -244,7 +244,7 @@ async function profilePack(
       },
     );
     const found = cuts as SparsifyCuts | null;
-    const { counts, tokens, index } = recorded;
+    const { counts, routed, tokens, index } = recorded;
     const trained = await trainLayers(
       work,
       counts.map((layerCounts, layer) => ({
@@ -254,7 +254,7 @@ async function profilePack(
         index,
         parts: partsOf(samples),
         counts: layerCounts,
-        tokens,
+        routed: routed[layer],
         kind: resolved.predictor,
         rank: resolved.rank,
         recall: compareAt(resolved),
@@ -267,6 +267,8 @@ async function profilePack(
       { model: modelOf(header), workers: memory.workers, signal, onProgress },
     );
     clock.lap('fit');
+    const unfitted = trained.map((layer) => layer.unfitted);
+    if (unfitted.some((of) => of.length > 0)) onNote?.(unfittedNote(unfitted));
 
     const parts = partsOf(samples);
     const provenance = provenanceOf(work, resolved, header, texts, passages, read.kernelsName, {
@@ -280,11 +282,7 @@ async function profilePack(
       model,
       sources: [provenance],
       tokens,
-      layers: counts.map((of, l) => ({
-        counts: of,
-        coActivation: trained[l].coActivation,
-        ...layerHotness(of, tokens),
-      })),
+      layers: trained.map(({ coActivation: pairs }, l) => profileLayer(recorded, l, pairs)),
     };
     const predictorArtifact: PredictorArtifact = {
       model,
@@ -358,13 +356,13 @@ async function countPack(
       choose: none,
       report: none,
     }));
-    const { counts, tokens, index } = recorded;
+    const { counts, routed, tokens, index } = recorded;
     const rows = index.windows.reduce((sum, window) => sum + window.rows, 0);
     const figures = { samples: rows, heldOutSamples: 0 };
     const layers = counts.map((of, l) => {
       const recording = new LayerRecording(work.file(RECORDING), l, index);
       try {
-        return { counts: of, coActivation: coActivation(recording, of, tokens), ...layerHotness(of, tokens) };
+        return profileLayer(recorded, l, coActivation(recording, of, routed[l]));
       } finally {
         recording.close();
       }
@@ -389,6 +387,27 @@ async function countPack(
 }
 
 // ---- what both have in common ---------------------------------------------------------------------------
+
+/** Which experts have no predictor, and why. */
+function unfittedNote(layers: readonly TrainedLayer['unfitted'][]): string {
+  const named = layers.flatMap((of, l) => of.map(({ expert, tokens }) => `${l}.${expert} (${tokens})`));
+  const more = named.length > MOST_NAMED ? ` and ${named.length - MOST_NAMED} more` : '';
+  return (
+    `too few tokens to fit to met the experts ${named.slice(0, MOST_NAMED).join(', ')}${more}: ` +
+    'all their neurons are candidates; more --tokens and --samples help'
+  );
+}
+const MOST_NAMED = 12;
+
+function profileLayer(
+  { counts, routed, tokens }: Recorded,
+  l: number,
+  pairs: ProfileLayer['coActivation'],
+): ProfileLayer {
+  const [own, met] = [counts[l], routed[l]];
+  const experts = met.length > 1 ? { routed: met } : {};
+  return { counts: own, coActivation: pairs, ...experts, ...layerHotness(own, tokens, met) };
+}
 
 const describeTexts = (options: ProfileOptions): Provenance['texts'] =>
   (options.texts ?? []).map(({ name, text }) => ({
@@ -563,7 +582,7 @@ interface Decision {
 async function decide(
   pack: Pack,
   trained: readonly TrainedLayer[],
-  { counts, tokens }: Recorded,
+  { counts, routed, tokens }: Recorded,
   passages: Passages,
   resolved: ResolvedOptions,
   options: ProfileOptions,
@@ -581,7 +600,7 @@ async function decide(
       const chosenBy = densitiesAt(layer.curve, at, layer.sparsity);
       const figures = densitiesAt(layer.report, at, layer.report.sparsity);
       const threshold = layer.curve.threshold[at];
-      return chooseMode(layer.predictor, threshold, sizesOf(pack.header, l), chosenBy, figures);
+      return chooseMode(layer.predictor, threshold, sizesOf(pack.header, l, routed[l]), chosenBy, figures);
     });
   };
   const together = (chosen: readonly LayerChoice[]): PredictorLayer[] =>

@@ -3,9 +3,10 @@
  * appended to a file. Checkpoints let a killed run go on with the next window; what was written after the
  * last checkpoint is cut off and recorded again, with the same result.
  */
-import type { AnswerBuffers, Engine } from '../engine/engine.js';
+import type { AnswerBuffers, Engine, LogitsResult } from '../engine/engine.js';
 import { HybridError } from '../errors.js';
 import type { OnProgress } from '../io/progress.js';
+import { activeNeurons, expertShape, type ExpertShape } from '../model/block.js';
 import { FLOAT16_MAX, float16Array } from '../onnx/float16.js';
 import type { Passages, SamplePlan } from './passages.js';
 import {
@@ -24,6 +25,8 @@ export interface ActivationCounts {
   tokens: number;
   /** [layers][nFf] */
   counts: Uint32Array[];
+  /** [layers][experts] tokens that met each expert */
+  routed: Uint32Array[];
 }
 
 export interface Recorded extends ActivationCounts {
@@ -33,17 +36,18 @@ export interface Recorded extends ActivationCounts {
 interface Checkpoint {
   index: RecordingIndex;
   tokens: number;
-  /** base64 of u32 [layers][nFf] */
+  /** base64 of u32 [layers][nFf] and [layers][experts] */
   counts: string;
+  routed: string;
 }
 
 const CHECKPOINT = 'recording.json';
 /** At most this much work is done twice after a kill. */
 const CHECKPOINT_MS = 5000;
 
-/** Bytes one window's traces take beside the engine itself. */
-export const traceBytes = (layers: number, d: number, nFf: number, window: number): number =>
-  4 * layers * (d + nFf) * window;
+/** Bytes one window's traces take beside the engine itself. @param met neurons that a token meets */
+export const traceBytes = (layers: number, d: number, met: number, window: number): number =>
+  4 * layers * (d + met) * window;
 
 export interface RecordOptions {
   /** Record inputs too: what predictors are fitted to. @default true */
@@ -60,12 +64,16 @@ export async function record(
   samples: SamplePlan,
   options: RecordOptions = {},
 ): Promise<Recorded> {
-  const { hiddenSize: d, intermediateSize: nFf, layers } = engine.layout.config;
+  const { config } = engine.layout;
+  const { hiddenSize: d, layers } = config;
+  const shape = expertShape(config);
+  const met = activeNeurons(config);
   const { windows, window, chooseFrom } = passages;
   const inputs = options.inputs ?? true;
-  const start = folder.readJson<Checkpoint>(CHECKPOINT) ?? emptyCheckpoint(inputs ? d : 0, layers, nFf);
+  const start = folder.readJson<Checkpoint>(CHECKPOINT) ?? emptyCheckpoint(inputs ? d : 0, layers, shape);
   const { index } = start;
-  const counts = countsOf(start, layers, nFf);
+  const counts = numbersByLayer(start.counts, layers);
+  const routed = numbersByLayer(start.routed, layers);
   let { tokens } = start;
   const known = index.windows.reduce((sum, of) => sum + windowBytes(index, of), 0);
   const picked = new Uint8Array(windows.length * window);
@@ -74,11 +82,11 @@ export async function record(
 
   const checkpoint = async (): Promise<void> => {
     file.sync();
-    const all = Buffer.concat(counts.map((c) => Buffer.from(c.buffer, c.byteOffset, c.byteLength)));
     await folder.writeJson(CHECKPOINT, {
       index,
       tokens,
-      counts: all.toString('base64'),
+      counts: asText(counts),
+      routed: asText(routed),
     } satisfies Checkpoint);
   };
 
@@ -99,9 +107,9 @@ export async function record(
       const chosen = Array.from(rows.keys()).filter((t) => rows[t]);
       const active = Array.from({ length: layers }, (_, l) => {
         const x = trace.inputs?.subarray(l * window * d, (l + 1) * window * d) ?? null;
-        const x1 = trace.activations!.subarray(l * window * nFf, (l + 1) * window * nFf);
-        if (w < chooseFrom) countActive(x1, counts[l]);
-        return appendRows(file, chosen, x, x1, d, nFf);
+        const seen = seenBy(trace, l, window, met, shape);
+        if (w < chooseFrom) countActive(seen, shape, counts[l], routed[l]);
+        return appendRows(file, chosen, x, seen, d, shape);
       });
       index.windows.push({ rows: chosen.length, active } satisfies WindowIndex);
       if (w < chooseFrom) tokens += window;
@@ -113,7 +121,7 @@ export async function record(
   } finally {
     file.close();
   }
-  return { tokens, counts, index };
+  return { tokens, counts, routed, index };
 }
 
 export function stopWhenAsked(signal?: AbortSignal): void {
@@ -123,15 +131,36 @@ export function stopWhenAsked(signal?: AbortSignal): void {
 export const stopped = (): HybridError =>
   new HybridError('ABORTED', 'profiling was stopped', { hint: 'The same command goes on where it was.' });
 
-const emptyCheckpoint = (d: number, layers: number, nFf: number): Checkpoint => ({
-  index: { d, nFf, windows: [] },
+const emptyCheckpoint = (d: number, layers: number, shape: ExpertShape): Checkpoint => ({
+  index: { d, shape, windows: [] },
   tokens: 0,
-  counts: Buffer.alloc(layers * nFf * 4).toString('base64'),
+  counts: Buffer.alloc(layers * shape.count * shape.size * 4).toString('base64'),
+  routed: Buffer.alloc(layers * shape.count * 4).toString('base64'),
 });
 
-function countsOf(checkpoint: Checkpoint, layers: number, nFf: number): Uint32Array[] {
-  const all = new Uint32Array(Uint8Array.from(Buffer.from(checkpoint.counts, 'base64')).buffer);
-  return Array.from({ length: layers }, (_, l) => all.slice(l * nFf, (l + 1) * nFf));
+const asText = (layers: readonly Uint32Array[]): string =>
+  Buffer.concat(layers.map((of) => Buffer.from(of.buffer, of.byteOffset, of.byteLength))).toString('base64');
+
+function numbersByLayer(text: string, layers: number): Uint32Array[] {
+  const all = new Uint32Array(Uint8Array.from(Buffer.from(text, 'base64')).buffer);
+  const width = all.length / layers;
+  return Array.from({ length: layers }, (_, l) => all.slice(l * width, (l + 1) * width));
+}
+
+/** What one layer did in a window: x1 [tokens][active][size], and which experts that was. */
+interface Seen {
+  x1: Float32Array;
+  experts: LogitsResult['experts'];
+}
+
+function seenBy(trace: LogitsResult, l: number, tokens: number, met: number, { active }: ExpertShape): Seen {
+  const own = <T extends Float32Array | Uint32Array>(all: T, width: number): T =>
+    all.subarray(l * tokens * width, (l + 1) * tokens * width) as T;
+  const { experts } = trace;
+  return {
+    x1: own(trace.activations!, met),
+    experts: experts && { ids: own(experts.ids, active), weights: own(experts.weights, active) },
+  };
 }
 
 /**
@@ -142,27 +171,32 @@ function appendRows(
   file: GrowingFile,
   chosen: readonly number[],
   inputs: Float32Array | null,
-  x1: Float32Array,
+  { x1, experts }: Seen,
   d: number,
-  nFf: number,
+  { active, size }: ExpertShape,
 ): number {
-  const bytes = bitBytes(nFf);
-  const bits = new Uint8Array(chosen.length * bytes);
-  let magnitudes = new Float32Array(chosen.length * Math.ceil(nFf / 4));
-  let active = 0;
-  chosen.forEach((t, row) => {
-    if (magnitudes.length < active + nFf) {
-      const more = new Float32Array(2 * magnitudes.length + nFf);
-      more.set(magnitudes);
-      magnitudes = more;
-    }
-    for (let i = 0, at = t * nFf; i < nFf; i++, at++) {
+  const bytes = bitBytes(size);
+  const bits = new Uint8Array(chosen.length * active * bytes);
+  const met = Uint16Array.from(experts ? chosen.flatMap((t) => [...experts.ids.subarray(t * active, (t + 1) * active)]) : []); // prettier-ignore
+  let magnitudes = new Float32Array(chosen.length * Math.ceil((active * size) / 4));
+  let found = 0;
+  const append = (from: number, row: number): void => {
+    const weight = experts ? experts.weights[from] : 1;
+    for (let i = 0, at = from * size; i < size; i++, at++) {
       const value = x1[at];
       if (value === 0) continue;
       bits[row * bytes + (i >> 3)] |= 1 << (i & 7);
-      const size = value < 0 ? -value : value;
-      magnitudes[active++] = size < FLOAT16_MAX ? size : FLOAT16_MAX;
+      const magnitude = (value < 0 ? -value : value) * weight;
+      magnitudes[found++] = magnitude < FLOAT16_MAX ? magnitude : FLOAT16_MAX;
     }
+  };
+  chosen.forEach((t, row) => {
+    if (magnitudes.length < found + active * size) {
+      const more = new Float32Array(2 * magnitudes.length + active * size);
+      more.set(magnitudes);
+      magnitudes = more;
+    }
+    for (let j = 0; j < active; j++) append(t * active + j, row * active + j);
   });
   if (inputs) {
     const x = new Uint16Array(chosen.length * d);
@@ -171,14 +205,21 @@ function appendRows(
     );
     file.append(new Uint8Array(x.buffer));
   }
+  file.append(new Uint8Array(met.buffer));
   file.append(bits);
-  file.append(new Uint8Array(float16Array(magnitudes.subarray(0, active)).buffer));
-  return active;
+  file.append(new Uint8Array(float16Array(magnitudes.subarray(0, found)).buffer));
+  return found;
 }
 
-function countActive(active: Float32Array, counts: Uint32Array): void {
-  const nFf = counts.length;
-  for (let at = 0; at < active.length; at += nFf) {
-    for (let i = 0; i < nFf; i++) if (active[at + i] !== 0) counts[i]++;
+function countActive(
+  { x1, experts }: Seen,
+  { size }: ExpertShape,
+  counts: Uint32Array,
+  routed: Uint32Array,
+): void {
+  for (let k = 0; k * size < x1.length; k++) {
+    const expert = experts ? experts.ids[k] : 0;
+    routed[expert]++;
+    for (let i = 0; i < size; i++) if (x1[k * size + i] !== 0) counts[expert * size + i]++;
   }
 }

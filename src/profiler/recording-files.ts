@@ -2,26 +2,28 @@
  * Recordings on disk: one file that grows by a window at a time, in it the layers one after the other. Of each
  * layer, for the window's samples in order:
  *
- *     x      FFN inputs after the norm, f16   [rows][d]
- *     bits   active neurons, bit i % 8 of byte i / 8   [rows][ceil(nFf / 8)]
- *     mag    |x1| of the active neurons, f16, one after the other in neuron order
+ *     x        FFN inputs after the norm, f16   [rows][d]
+ *     experts  those that the row met, u16   [rows][active]; absent without a mixture
+ *     bits     active neurons of these, bit i % 8 of byte i / 8   [rows][active][ceil(size / 8)]
+ *     mag      |x1| of the active neurons, f16, one after the other in that order
  *
  * Where everything lies follows from the index. Samples to train on come first, since windows do.
  */
 import { closeSync, fsyncSync, ftruncateSync, openSync, readSync } from 'node:fs';
 import { HybridError } from '../errors.js';
 import { writeFully } from '../io/atomic-write.js';
+import type { ExpertShape } from '../model/block.js';
 import { fromFloat16Array } from '../onnx/float16.js';
-import type { Samples } from '../predictor/samples.js';
+import { eachActive, type Samples } from '../predictor/samples.js';
 
 export const RECORDING = 'recording.bin';
 
-export const bitBytes = (nFf: number): number => Math.ceil(nFf / 8);
+export const bitBytes = (neurons: number): number => Math.ceil(neurons / 8);
 
 export interface RecordingIndex {
   /** Hidden size; 0 where inputs were not recorded. */
   d: number;
-  nFf: number;
+  shape: ExpertShape;
   windows: WindowIndex[];
 }
 
@@ -31,9 +33,13 @@ export interface WindowIndex {
   active: number[];
 }
 
+/** Bytes of one row beside its magnitudes. */
+export const rowBytes = (d: number, { count, active, size }: ExpertShape): number =>
+  2 * d + (count > 1 ? 2 * active : 0) + active * bitBytes(size);
+
 /** Bytes of one layer in one window. */
-const layerBytes = ({ d, nFf }: RecordingIndex, { rows, active }: WindowIndex, l: number): number =>
-  rows * (2 * d + bitBytes(nFf)) + 2 * active[l];
+const layerBytes = ({ d, shape }: RecordingIndex, { rows, active }: WindowIndex, l: number): number =>
+  rows * rowBytes(d, shape) + 2 * active[l];
 
 export const windowBytes = (index: RecordingIndex, window: WindowIndex): number =>
   window.active.reduce((sum, _, l) => sum + layerBytes(index, window, l), 0);
@@ -73,16 +79,28 @@ export class GrowingFile {
 }
 
 /** Bytes `LayerRecording` holds for one sample; `active`: mean active neurons. Inputs stay on disk. */
-export const recordingBytes = (nFf: number, active: number): number => bitBytes(nFf) + 6 * active + 4;
+export const recordingBytes = ({ count, active, size }: ExpertShape, activeNeurons: number): number =>
+  // Of a mixture an expert's bits are copied, and whose each row is stands beside them.
+  active * (bitBytes(size) * (count > 1 ? 2 : 1) + 12) + 6 * activeNeurons;
+
+/** The samples that one expert saw: all of them in a layer without a mixture. */
+export interface ExpertSamples extends Samples {
+  /** Which of the layer's samples they are, ascending. */
+  rows: Uint32Array;
+}
 
 /** One layer's samples; inputs are read from the file as they are asked for. */
-export class LayerRecording implements Samples {
+export class LayerRecording {
   readonly samples: number;
   readonly d: number;
-  readonly nFf: number;
-  readonly bits: Uint8Array;
-  readonly magnitudes: Float32Array;
-  readonly magnitudeAt: Uint32Array;
+  readonly shape: ExpertShape;
+  /** [samples][active][ceil(size / 8)] */
+  private readonly bits: Uint8Array;
+  /** [samples][active] */
+  private readonly experts: Uint16Array;
+  private readonly magnitudes: Float32Array;
+  /** [samples][active] */
+  private readonly magnitudeAt: Uint32Array;
   private readonly fd: number;
   /** First sample of each window, and where its inputs lie. */
   private readonly windows: { first: number; rows: number; offset: number }[] = [];
@@ -93,15 +111,17 @@ export class LayerRecording implements Samples {
     layer: number,
     index: RecordingIndex,
   ) {
-    const { d, nFf } = index;
-    const stride = bitBytes(nFf);
+    const { d, shape } = index;
+    const { active, count, size } = shape;
+    const stride = active * bitBytes(size);
     this.d = d;
-    this.nFf = nFf;
+    this.shape = shape;
     this.samples = index.windows.reduce((sum, { rows }) => sum + rows, 0);
     this.bits = new Uint8Array(this.samples * stride);
-    this.magnitudeAt = new Uint32Array(this.samples + 1);
-    const halves = new Uint16Array(index.windows.reduce((sum, { active }) => sum + active[layer], 0));
-    const halfBytes = new Uint8Array(halves.buffer);
+    this.experts = new Uint16Array(this.samples * active);
+    this.magnitudeAt = new Uint32Array(this.samples * active);
+    const halves = new Uint16Array(index.windows.reduce((sum, { active: of }) => sum + of[layer], 0));
+    const [halfBytes, expertBytes] = [new Uint8Array(halves.buffer), new Uint8Array(this.experts.buffer)];
     this.fd = open(path);
     try {
       let [begin, first, halvesRead] = [0, 0, 0];
@@ -110,38 +130,79 @@ export class LayerRecording implements Samples {
         for (let l = 0; l < layer; l++) offset += layerBytes(index, window, l);
         const { rows } = window;
         this.windows.push({ first, rows, offset });
-        const bitsAt = offset + rows * 2 * d;
-        this.read(this.bits.subarray(first * stride, (first + rows) * stride), bitsAt);
-        const count = 2 * window.active[layer];
-        this.read(halfBytes.subarray(halvesRead, halvesRead + count), bitsAt + rows * stride);
+        let at = offset + rows * 2 * d;
+        const take = (into: Uint8Array, from: number, bytes: number): void => {
+          this.read(into.subarray(from, from + bytes), at);
+          at += bytes;
+        };
+        if (count > 1) take(expertBytes, first * 2 * active, rows * 2 * active);
+        take(this.bits, first * stride, rows * stride);
+        take(halfBytes, halvesRead, 2 * window.active[layer]);
         begin += windowBytes(index, window);
         first += rows;
-        halvesRead += count;
+        halvesRead += 2 * window.active[layer];
       }
     } catch (error) {
       this.close();
       throw error;
     }
     this.magnitudes = fromFloat16Array(halves);
-    for (let t = 0; t < this.samples; t++) {
-      let active = 0;
-      for (let b = t * stride; b < (t + 1) * stride; b++) active += POPCOUNT[this.bits[b]];
-      this.magnitudeAt[t + 1] = this.magnitudeAt[t] + active;
+    for (let k = 0, sum = 0; k < this.magnitudeAt.length; k++) {
+      this.magnitudeAt[k] = sum;
+      for (let b = k * bitBytes(size); b < (k + 1) * bitBytes(size); b++) sum += POPCOUNT[this.bits[b]];
     }
   }
 
+  /** What one expert saw and did, its neurons counted from 0. */
+  expert(e: number): ExpertSamples {
+    const { d, bits, experts, magnitudes, magnitudeAt } = this;
+    const { active, count, size } = this.shape;
+    const places = Uint32Array.from(experts.keys()).filter((k) => experts[k] === e);
+    const rows = places.map((k) => Math.floor(k / active));
+    const stride = bitBytes(size);
+    const own = count === 1 ? bits : new Uint8Array(places.length * stride);
+    if (count > 1) places.forEach((k, i) => own.set(bits.subarray(k * stride, (k + 1) * stride), i * stride));
+    return {
+      samples: rows.length,
+      rows,
+      d,
+      nFf: size,
+      bits: own,
+      magnitudes,
+      magnitudeAt: places.map((k) => magnitudeAt[k]),
+      inputs: (begin, end) => this.inputsOf(rows.subarray(begin, end)),
+    };
+  }
+
+  /** Calls `visit` with the active neurons of row t, in the layer's numbering. */
+  eachActive(t: number, visit: (neuron: number) => void): void {
+    const { bits, magnitudes, magnitudeAt, experts } = this;
+    const { active, size } = this.shape;
+    const samples = { bits, magnitudes, magnitudeAt, nFf: size };
+    for (let k = t * active; k < (t + 1) * active; k++) {
+      eachActive(samples, k, (i) => visit(experts[k] * size + i));
+    }
+  }
+
+  /** FFN inputs of the rows [begin, end), f32 [end - begin][d] */
   inputs(begin: number, end: number): Float32Array {
+    return this.inputsOf(Uint32Array.from({ length: end - begin }, (_, i) => begin + i));
+  }
+
+  /** @param rows ascending */
+  private inputsOf(rows: Uint32Array): Float32Array {
     const { d } = this;
-    const halves = new Uint16Array((end - begin) * d);
+    const halves = new Uint16Array(rows.length * d);
     const bytes = new Uint8Array(halves.buffer);
-    for (const { first, rows, offset } of this.windows) {
-      const from = Math.max(begin, first);
-      const to = Math.min(end, first + rows);
-      if (from >= to) continue;
-      this.read(
-        bytes.subarray((from - begin) * 2 * d, (to - begin) * 2 * d),
-        offset + (from - first) * 2 * d,
-      );
+    let done = 0;
+    for (const { first, rows: count, offset } of this.windows) {
+      while (done < rows.length && rows[done] < first + count) {
+        // Neighbours are read together.
+        let next = done + 1;
+        while (next < rows.length && rows[next] === rows[next - 1] + 1 && rows[next] < first + count) next++;
+        this.read(bytes.subarray(done * 2 * d, next * 2 * d), offset + (rows[done] - first) * 2 * d);
+        done = next;
+      }
     }
     return fromFloat16Array(halves);
   }

@@ -9,6 +9,7 @@
  */
 import { cutIn, type ActivationCut, type FfnCuts, type FfnMode, type FfnPlan } from '../engine/ffn-plan.js';
 import type { Engine } from '../engine/engine.js';
+import { activeNeurons } from '../model/block.js';
 import { GREEDY } from '../engine/sampler.js';
 import { evaluateSettings, type Evaluation } from '../evaluate/evaluate.js';
 import type { PredictorLayer } from '../predictor/artifact.js';
@@ -163,6 +164,7 @@ export async function decideSparsified(
   options: SearchOptions,
 ): Promise<SparsifyDecision> {
   const { header } = engine.pack;
+  const metShare = activeNeurons(header.config) / header.config.intermediateSize;
   const { limit } = found;
   const { window, signal, onProgress } = options;
   const predictors = trained.map((layer) => layer.predictor);
@@ -221,7 +223,11 @@ export async function decideSparsified(
     const evaluation = evaluations[i];
     const { perplexity, densePerplexity, klDivergence, layers } = evaluation;
     const skipped =
-      name === 'dense' ? 0 : name === 'predicted' ? evaluation.predictedSparsity! : evaluation.sparsity;
+      name === 'dense'
+        ? 1 - metShare
+        : name === 'predicted'
+          ? evaluation.predictedSparsity!
+          : evaluation.sparsity;
     const ffnBytes = layers.reduce((sum, layer, l) => {
       const { predictedSparsity, sparsity, scored } = layer;
       return sum + bytesAt(name, l, { skipped: predictedSparsity ?? sparsity, scored });
@@ -250,7 +256,7 @@ export async function decideSparsified(
         dense: bytesAt('dense', l, { skipped: 0, scored: 0 }),
         exact: bytesAt('gate', l, { skipped: gate.sparsity, scored: 0 }),
         predicted: bytesAt('predicted', l, { skipped: of.predictedSparsity[at], scored: predicted.scored }),
-        predictor: predictorBytes(layer.predictor),
+        predictor: predictorBytes(layer.predictor, metShare * layer.predictor.cut.length),
       },
       cuts: cutsOf(found, l),
       predictor: layer.predictor,
@@ -274,26 +280,28 @@ interface Skipped {
 
 /** Bytes of weights that a token's FFN reads. */
 function bytesOf(
-  { nFf, gateRowBytes, recordBytes }: FfnSizes,
+  { nFf, met, gateRowBytes, recordBytes }: FfnSizes,
   gated: boolean,
   name: Alternative['name'],
   { skipped, scored }: Skipped,
   predictor: LayerPredictor,
 ): number {
-  const kept = 1 - skipped;
+  const kept = (1 - skipped) * nFf;
   const down = gated ? recordBytes / 2 : recordBytes;
   switch (name) {
     case 'dense':
-      return nFf * (gateRowBytes + recordBytes);
+      return met * (gateRowBytes + recordBytes);
     case 'gate':
-      return nFf * (gateRowBytes + kept * recordBytes);
+      return met * gateRowBytes + kept * recordBytes;
     case 'contribution':
-      return nFf * (gateRowBytes + recordBytes - down + kept * down);
+      return met * (gateRowBytes + recordBytes - down) + kept * down;
     case 'predicted':
       if (predictor.kind !== 'up')
-        return predictorBytes(predictor) + nFf * kept * (gateRowBytes + recordBytes);
-      // A bound of every neuron; row and weight of those that are scored.
-      return nFf * (gateRowBytes + 4 + kept * recordBytes) + scored * (predictor.fc2.stride + 4);
+        return (
+          predictorBytes(predictor, (met / nFf) * predictor.cut.length) + kept * (gateRowBytes + recordBytes)
+        );
+      // A bound of every neuron that is met; row and weight of those that are scored.
+      return met * (gateRowBytes + 4) + kept * recordBytes + scored * (predictor.fc2.stride + 4);
   }
 }
 

@@ -26,7 +26,7 @@ import type { TrainedLayer, TrainJob, TrainResult, TrainTask } from './train-wor
 import type { WorkFolder } from './work-folder.js';
 
 /** A layer between training and the choice of its threshold. */
-const TRAINED_FILE: ArtifactKind = { magic: 'HYBTRAI\0', version: 2, name: 'trained layer' };
+const TRAINED_FILE: ArtifactKind = { magic: 'HYBTRAI\0', version: 3, name: 'trained layer' };
 
 const measuredSchema = z.strictObject({
   sparsity: z.number(),
@@ -52,6 +52,7 @@ const measuredSchema = z.strictObject({
     }),
   ),
   seconds: z.record(z.string(), z.number()),
+  unfitted: z.array(z.strictObject({ expert: z.number(), tokens: z.number() })),
 });
 
 const reportSchema = z.strictObject({
@@ -113,6 +114,7 @@ export async function trainLayers(
     return result.layer;
   });
   const all = Promise.all(running);
+  all.catch(() => {}); // nor when it is never awaited, as the work was stopped before
   try {
     stopWhenAsked(signal);
     return await Promise.race([died, all]);
@@ -149,9 +151,9 @@ const NOT_CHOSEN: LayerChoice = {
 };
 
 function writeTrained(folder: WorkFolder, l: number, layer: TrainedLayer): Promise<void> {
-  const { predictor, curve, sparsity, report, coActivation, attempts, seconds } = layer;
+  const { predictor, curve, sparsity, report, coActivation, attempts, seconds, unfitted } = layer;
   return writeArtifact(trainedPath(folder, l), TRAINED_FILE, {
-    meta: { sparsity, coActivation, attempts, seconds },
+    meta: { sparsity, coActivation, attempts, seconds, unfitted },
     blocks: [
       encodeLayer({ ...NOT_CHOSEN, predictor, curve }),
       {

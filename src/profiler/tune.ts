@@ -20,7 +20,7 @@ import {
   type TradeOff,
 } from '../predictor/artifact.js';
 import { findArtifacts, layerPlan, type FindPlanOptions } from './find-plan.js';
-import { frequencies } from './artifact.js';
+import { frequencies, type ProfileArtifact } from './artifact.js';
 import { exactTokenBytes, type Target } from './options.js';
 import { writeCalibrationText, writingOptions } from './calibration.js';
 import { chooseMode, densitiesAt, sizesOf, type Densities } from './plan.js';
@@ -121,7 +121,7 @@ export async function tune(
     try {
       const text = ids ?? (await ownText(engine, window, options));
       const { choose: choosing, report } = splitText(text, window);
-      const sweep = new Sweep(engine, artifact, window, signal);
+      const sweep = new Sweep(engine, artifact, profile, window, signal);
       const targets = [...new Set([...(options.targets ?? TARGETS), ...recallOf(options.choose)])].sort();
       const curve = await sweep.measure(targets, choosing, onProgress);
       const chosen = choose(curve, options.choose ?? DEFAULT_CHOICE);
@@ -203,6 +203,7 @@ class Sweep {
   constructor(
     private readonly engine: Engine,
     private readonly artifact: PredictorArtifact,
+    private readonly profile: ProfileArtifact | null,
     private readonly window: number,
     private readonly signal?: AbortSignal,
   ) {}
@@ -282,7 +283,13 @@ class Sweep {
       const chosenBy = densitiesAt(curve, at, layer.heldOut.sparsity);
       const figures = (measured && measuredDensities(measured.layers[l])) ?? chosenBy;
       const threshold = curve.threshold[at];
-      const choice: LayerChoice = chooseMode(predictor, threshold, sizesOf(header, l), chosenBy, figures);
+      const choice: LayerChoice = chooseMode(
+        predictor,
+        threshold,
+        sizesOf(header, l, this.profile?.layers[l].routed),
+        chosenBy,
+        figures,
+      );
       return { ...choice, predictor, curve };
     });
   }

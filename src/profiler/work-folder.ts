@@ -11,7 +11,7 @@ import { acquireLock, type Lock } from '../io/lock.js';
 import { cacheDir } from '../io/paths.js';
 
 /** Change it when recordings or checkpoints change their meaning: older ones are then not found. */
-const SCHEME = 2;
+const SCHEME = 3;
 
 export class WorkFolder {
   private constructor(

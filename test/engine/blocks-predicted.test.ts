@@ -1,7 +1,7 @@
 /** FFN modes `exact` and `predicted` where blocks differ from Llama's: no gate, biases, a norm of x1, experts. */
 import { afterAll, describe, expect, it } from 'vitest';
 import { bytesPerToken } from '../../src/engine/bytes.js';
-import { activeNeurons } from '../../src/model/block.js';
+import { activeNeurons, expertShape } from '../../src/model/block.js';
 import { baseConfig, writeModel } from '../helpers/any-model.js';
 import { openEngine, removePacks } from './open.js';
 import { sketchPlan } from './plans.js';
@@ -54,9 +54,11 @@ describe.each(MODELS)('%s', (_, architecture, fields) => {
     const plan = await sketchPlan(folder, -1e-5, 3);
     const predicted = await openEngine(folder, 'f32', { ffn: 'predicted', plan });
     const got = await predicted.logits({ tokens: TOKENS, measureRecall: true });
-    const nFf = exact.layout.config.intermediateSize;
-    const active = [...truth.activations!.subarray(0, TOKENS.length * nFf)].flatMap((x1, i) =>
-      x1 === 0 ? [] : [i % nFf],
+    const { size } = expertShape(exact.layout.config);
+    const met = activeNeurons(exact.layout.config);
+    const expertAt = (i: number): number => truth.experts?.ids[Math.floor(i / size)] ?? 0;
+    const active = [...truth.activations!.subarray(0, TOKENS.length * met)].flatMap((x1, i) =>
+      x1 === 0 ? [] : [expertAt(i) * size + (i % size)],
     );
     const found = active.filter((i) => i % 3 !== 0 || i % 11 === 0);
     expect(got.layers[0].recall).toBeCloseTo(found.length / active.length, 6);

@@ -1,4 +1,4 @@
-/** `profile` where FFNs differ from Llama's: without a gate, and with a norm between x1 and down. */
+/** `profile` where FFNs differ from Llama's: without a gate, with a norm between x1 and down, with experts. */
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { Engine } from '../../src/engine/engine.js';
@@ -16,9 +16,17 @@ const next = random(7);
 const text = Array.from({ length: 4000 }, () => String.fromCharCode(97 + Math.floor(next() * 26))).join('');
 const TOKENS = Array.from({ length: 29 }, (_, i) => (i * 31 + 5) % 288);
 
+const MIXTURE = { num_local_experts: 4, num_experts_per_tok: 2 };
 const MODELS: [string, string, Record<string, unknown>][] = [
   ['no gate, with biases', 'OPTForCausalLM', { ffn_dim: 96 }],
   ['a norm of x1', 'BitNetForCausalLM', { hidden_act: 'relu2' }],
+  ['experts', 'MixtralForCausalLM', MIXTURE],
+  ['experts with dReLU', 'MixtralForCausalLM', { ...MIXTURE, hidden_act: 'drelu' }],
+  [
+    'experts chosen before attention',
+    'SmallThinkerForCausalLM',
+    { hidden_act: null, moe_ffn_hidden_size: 21, ...MIXTURE },
+  ],
 ];
 
 describe.each(MODELS)('%s', (name, architecture, fields) => {

@@ -1,6 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { Samples } from '../../src/predictor/samples.js';
-import { coActivation, COVER_AT, layerHotness } from '../../src/profiler/hotness.js';
+import { coActivation, COVER_AT, layerHotness, type Activity } from '../../src/profiler/hotness.js';
 
 describe('hot and cold', () => {
   it('counts dead and always-on neurons apart, and sparsity over all', () => {
@@ -21,18 +20,20 @@ describe('hot and cold', () => {
 
   it('finds the pair that always fires together', () => {
     const tokens = 400;
-    const bits = new Uint8Array(tokens);
+    const active = (t: number): boolean[] => [t % 3 === 0, t % 5 === 0, t % 3 === 0, t % 7 === 0];
     const counts = new Uint32Array(8);
     for (let t = 0; t < tokens; t++) {
-      const active = [t % 3 === 0, t % 5 === 0, t % 3 === 0, t % 7 === 0];
-      active.forEach((on, i) => {
-        if (!on) return;
-        bits[t] |= 1 << i;
-        counts[i]++;
-      });
+      active(t).forEach((on, i) => on && counts[i]++);
     }
-    const samples = { samples: tokens, d: 1, nFf: 8, bits } as Samples;
-    const { strongest, neurons, jaccard, independent } = coActivation(samples, counts, tokens);
+    const samples: Activity = {
+      samples: tokens,
+      eachActive: (t, visit) => active(t).forEach((on, i) => on && visit(i)),
+    };
+    const { strongest, neurons, jaccard, independent } = coActivation(
+      samples,
+      counts,
+      Uint32Array.of(tokens),
+    );
     expect(neurons).toBe(4);
     expect(strongest[0]).toEqual({ a: 0, b: 2, jaccard: 1 });
     expect(jaccard).toBeGreaterThan(independent);

@@ -82,7 +82,7 @@ describe('the search by perplexity', () => {
 });
 
 describe('the plan', () => {
-  const sizes = { nFf: 24, gateRowBytes: 1000, recordBytes: 2000 };
+  const sizes = { nFf: 24, met: 24, routed: [1], gateRowBytes: 1000, recordBytes: 2000 };
   const { predictor } = sampleLayer(0);
   const choose = (at: number, sparsity: number, of = sizes) => {
     const densities = densitiesAt(curve(0.5, 16), at, sparsity);
@@ -101,7 +101,7 @@ describe('the plan', () => {
   });
 
   it('stays exact where the predictor costs more than it saves', () => {
-    const small = { nFf: 24, gateRowBytes: 16, recordBytes: 32 };
+    const small = { nFf: 24, met: 24, routed: [1], gateRowBytes: 16, recordBytes: 32 };
     expect(choose(80, 0.9, small).mode).toBe('exact');
   });
 
