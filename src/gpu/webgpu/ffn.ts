@@ -8,7 +8,7 @@
  */
 import type { ActivationCut, FfnMode, LayerPlan, QuantRows } from '../../engine/ffn-plan.js';
 import type { ActivationKind } from '../../kernels/kernels.js';
-import { rowBytes, type WeightFormat } from '../../kernels/layout.js';
+import { isSketch, rowBytes, type WeightFormat } from '../../kernels/layout.js';
 import type { PackHeader, PackSection } from '../../pack/types.js';
 import type { ReadAt } from '../weights.js';
 import { createFrom, createStorage } from './buffers.js';
@@ -96,8 +96,7 @@ export function neuronOrder(plan: LayerPlan | null, neurons: number): Uint32Arra
 
 export async function uploadPredictor(gpu: GpuDevice, plan: LayerPlan, name: string): Promise<FfnPredictor> {
   const { fc1, b1, fc2, cut, contribution = false } = plan.predictor!;
-  const rows = (matrix: QuantRows): Promise<GpuRows> =>
-    uploadRows(gpu, name, matrix, (piece, at) => piece.set(matrix.data.subarray(at, at + piece.length)));
+  const rows = (matrix: QuantRows): Promise<GpuRows> => uploadArtifactRows(gpu, name, matrix);
   return {
     fc1: fc1 && (await rows(fc1)),
     b1: b1 && (await createFrom(gpu, name, b1)),
@@ -107,6 +106,19 @@ export async function uploadPredictor(gpu: GpuDevice, plan: LayerPlan, name: str
     always: plan.always.length,
     scored: plan.scored.length,
   };
+}
+
+/** Rows as an artifact has them lie closer than kernels read them, where they are weights. */
+function uploadArtifactRows(gpu: GpuDevice, name: string, matrix: QuantRows): Promise<GpuRows> {
+  const { format, rows, cols, data } = matrix;
+  const stride = isSketch(format) ? matrix.stride : rowBytes(format, cols);
+  return uploadRows(gpu, name, { format, rows, cols, stride }, (piece, at) => {
+    piece.fill(0);
+    for (let to = 0; to < piece.length; to += stride) {
+      const from = ((at + to) / stride) * matrix.stride;
+      piece.set(data.subarray(from, from + matrix.stride), to);
+    }
+  });
 }
 
 /** What of a layer's FFN is in the pack: all neurons in this order, or those of the list. */
