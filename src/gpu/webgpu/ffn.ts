@@ -22,7 +22,7 @@ import { gateUp } from './kernels/gate-up.js';
 import { lengthsKernel } from './kernels/lengths.js';
 import { rowDot } from './kernels/row-dot.js';
 import { select } from './kernels/select.js';
-import type { Operation } from './operation.js';
+import { named, type Operation } from './operation.js';
 import { oneDispatch } from './piece.js';
 import { uploadRows, uploadSection, vectorStride, type GpuRows } from './rows.js';
 import type { Tuning } from './tuning.js';
@@ -283,7 +283,7 @@ export async function layerFfn(
   );
   const shape = { offset: downOffset, entryStride: n, outStride, listed: predictor !== null };
   const s3 = await downSum(gpu, tuning, records, shape, { coef: x1, ...listed, partial, out });
-  const operations = [...candidates, s2, s3];
+  const operations = [...candidates, named('gate and up', s2), named('down', s3)];
   if (counts) {
     const scored = predictor?.afterGate ? [lists!.scores] : [];
     const how = predictor ? (predictor.afterGate ? 'scored' : 'candidates') : 'no';
@@ -317,7 +317,7 @@ async function choose(
     const shape = { kind, outStride: n, score: true };
     const buffers = { x, x1: scores, step, ...biases(parts), ...afterGate };
     return [
-      await gateUp(gpu, tuning, parts.gate, fc2, shape, buffers),
+      named('gates and sketches of up', await gateUp(gpu, tuning, parts.gate, fc2, shape, buffers)),
       await select(
         gpu,
         { test: 'nonzero', valueStride: n, listStride: n },
@@ -330,12 +330,13 @@ async function choose(
   if (fc1) {
     const bias = b1 ? { bias: b1 } : {};
     const shape = { outStride: vectorStride(fc1.rows), relu: b1 !== null };
-    operations.push(await rowDot(gpu, tuning, fc1, shape, { x, step, out: hidden, ...bias }));
+    const layer = await rowDot(gpu, tuning, fc1, shape, { x, step, out: hidden, ...bias });
+    operations.push(named('predictor', layer));
   }
   const input = fc1 ? hidden : x;
   const bias = contribution && parts.gateBias ? { bias: parts.gateBias } : {};
   operations.push(
-    await rowDot(gpu, tuning, fc2, { outStride: n }, { x: input, step, out: scores }),
+    named('predictor', await rowDot(gpu, tuning, fc2, { outStride: n }, { x: input, step, out: scores })),
     await select(
       gpu,
       { test: 'above', valueStride: n, listStride: n, ...(contribution ? { kind } : {}) },

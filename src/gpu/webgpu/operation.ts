@@ -20,6 +20,7 @@ export interface TokenLoad {
 }
 
 export interface Operation {
+  /** What it computes, in tables. */
   readonly name: string;
   /** What a step with so many tokens dispatches, in order. */
   dispatches(tokens: number): readonly Dispatch[];
@@ -44,6 +45,13 @@ export function operation(
     },
   };
 }
+
+/** The same under a name that says what it is for. */
+export const named = (name: string, { dispatches, reads }: Operation): Operation => ({
+  name,
+  dispatches,
+  reads,
+});
 
 /** Uniform of a part of a matrix, as kernels read it: first row, rows, and two words of the kernel's own. */
 export const PART_TYPE = 'vec4<u32>';
