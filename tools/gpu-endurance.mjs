@@ -36,6 +36,8 @@ const GROWTH = 0.1;
 /** Memory that nobody holds any more is given back when the collector runs: before every figure. */
 setFlagsFromString('--expose-gc');
 const collect = runInNewContext('gc');
+/** A busy machine makes a software adapter wait for minutes. */
+const PATIENCE_MS = 600_000;
 /** How often a figure is taken. */
 const FIGURES = 10;
 
@@ -92,7 +94,7 @@ async function open(path, where, contextLength) {
   const host = await GpuHost.start({ pack, provider: 'webgpu', placement, plan, maxTokens: batchTokens, lanes: 1 }); // prettier-ignore
   const { engine: units, device, bytes } = host;
   report.device = device;
-  const gpu = { units, provider: 'webgpu', device, bytes, onFailure: 'error' };
+  const gpu = { units: { ...units, timeoutMs: PATIENCE_MS }, provider: 'webgpu', device, bytes, onFailure: 'error' };
   const engine = await Engine.open(pack, { ...settings, gpu });
   return { engine, bytes, close: async () => (await engine.close(), await host.close()) };
 }

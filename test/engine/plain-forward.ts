@@ -96,6 +96,7 @@ function activate(kind: ActivationKind, threshold: number, g: number, u: number)
  * @param source a model, or packSource(pack)
  * @param roundFrequency of the rotation: for references whose program rounds them
  * @param cuts by layer: neurons below them count as zero
+ * @param roundInput what q, k, v, o, gate, up and the head are multiplied with, of what they read
  * @returns logits [tokens][vocab] and the share of zero x1 per layer
  */
 export async function plainForward(
@@ -103,6 +104,7 @@ export async function plainForward(
   tokens: number[],
   roundFrequency: (f: number) => number = (f) => f,
   cuts: readonly ActivationCut[] | null = null,
+  roundInput: (x: Float64Array) => Float64Array = (x) => x,
 ): Promise<{ logits: Float64Array[]; sparsity: number[] }> {
   const { config } = source;
   const { ends, block } = config;
@@ -118,6 +120,7 @@ export async function plainForward(
   for (let l = 0; l < config.layers; l++) {
     const layer = await Layer.load(source, l, roundFrequency);
     layer.cut = cuts?.[l] ?? null;
+    layer.roundInput = roundInput;
     const { place } = block.norm;
     if (block.parallel) {
       const attention = layer.attention(states.map((x) => layer.norm('attn', x)));
@@ -149,7 +152,7 @@ export async function plainForward(
   const logits = states.map((x) => {
     let y = ends.finalNorm ? normOf(config, x, outNorm!, outNormBias) : x;
     if (projectOut) y = times(projectOut, y);
-    return scaled(times(lmHead, y), config.logitScale);
+    return scaled(times(lmHead, roundInput(y)), config.logitScale);
   });
   return { logits, sparsity };
 }
@@ -165,6 +168,7 @@ class Layer {
   /** x1 that were zero, inactive experts' included, over all tokens. */
   zeros = 0;
   cut: ActivationCut | null = null;
+  roundInput = (x: Vector): Vector => x;
 
   private constructor(
     private readonly config: ModelConfig,
@@ -216,7 +220,7 @@ class Layer {
       Array.from({ length: count }, (_, h) => x.slice(h * headDim, (h + 1) * headDim));
     const project = (role: 'q' | 'k', count: number, x: Vector, position: number): Rows => {
       const weight = this.vector(`${role}Norm`);
-      let all = plus(times(this.matrix(role), x), this.vector(`${role}Bias`));
+      let all = plus(times(this.matrix(role), this.roundInput(x)), this.vector(`${role}Bias`));
       if (block.attention.headNorm === 'all') all = rmsNorm(all, weight, rmsEpsilon);
       return cut(all, count).map((head) => {
         const normed = block.attention.headNorm === 'head' ? rmsNorm(head, weight, rmsEpsilon) : head;
@@ -226,7 +230,9 @@ class Layer {
     };
     const qs = inputs.map((x, p) => project('q', heads, x, p));
     const ks = inputs.map((x, p) => project('k', kvHeads, x, p));
-    const vs = inputs.map((x) => cut(plus(times(this.matrix('v'), x), this.vector('vBias')), kvHeads));
+    const vs = inputs.map((x) =>
+      cut(plus(times(this.matrix('v'), this.roundInput(x)), this.vector('vBias')), kvHeads),
+    );
 
     return inputs.map((_, p) => {
       const first = window === null ? 0 : Math.max(0, p - window + 1);
@@ -243,7 +249,7 @@ class Layer {
         });
       }
       if (block.attention.outputNorm) joined = rmsNorm(joined, this.vector('oNorm'), rmsEpsilon);
-      return plus(times(this.matrix('o'), joined), this.vector('oBias'));
+      return plus(times(this.matrix('o'), this.roundInput(joined)), this.vector('oBias'));
     });
   }
 
@@ -253,8 +259,8 @@ class Layer {
     const { gated, norm } = config.block.ffn;
     const { kind, threshold } = config.activation;
     return inputs.map((x, t) => {
-      const g = plus(times(this.matrix('gate'), x), this.vector('gateBias'));
-      const u = gated ? plus(times(this.matrix('up'), x), this.vector('upBias')) : null;
+      const g = plus(times(this.matrix('gate'), this.roundInput(x)), this.vector('gateBias'));
+      const u = gated ? plus(times(this.matrix('up'), this.roundInput(x)), this.vector('upBias')) : null;
       const chosen = this.expertWeights(x, before[t]);
       const kept = (i: number, value: number): boolean => {
         if (!this.cut) return true;
