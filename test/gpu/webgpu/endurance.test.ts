@@ -14,8 +14,8 @@ import { reason } from './adapter.js';
 
 afterAll(removePacks);
 
-const T = 4;
-const STEPS = 36;
+const T = 2;
+const STEPS = 24;
 /** Rows 1 to T in each of three modes: from then on nothing is new. */
 const FIRST = 3 * T;
 
