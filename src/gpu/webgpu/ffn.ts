@@ -276,8 +276,8 @@ export async function layerFfn(
     { kind, outStride: n, dense, ...known, ...(predictor ? { listStride: n } : {}) },
     {
       ...{ x, x1, step, ...listed },
-      ...biases(parts),
-      ...(predictor?.afterGate ? { given: lists!.kept!, gateBias: undefined } : {}),
+      ...(predictor?.afterGate ? { given: lists!.kept! } : gateBiasOf(parts)),
+      ...upBiasOf(parts),
       ...(norms && !dense ? { norms } : {}),
     },
   );
@@ -294,10 +294,8 @@ export async function layerFfn(
   return { operations, setCut: (cut) => s2.setCut(cut.gate, cut.contribution) };
 }
 
-const biases = ({ gateBias, upBias }: FfnParts) => ({
-  ...(gateBias ? { gateBias } : {}),
-  ...(upBias ? { upBias } : {}),
-});
+const gateBiasOf = ({ gateBias }: FfnParts) => (gateBias ? { gateBias } : {});
+const upBiasOf = ({ upBias }: FfnParts) => (upBias ? { upBias } : {});
 
 /** The candidates of every row: scratch.lists. */
 async function choose(
@@ -315,7 +313,7 @@ async function choose(
   const n = parts.gate.rows;
   if (afterGate) {
     const shape = { kind, outStride: n, score: true };
-    const buffers = { x, x1: scores, step, ...biases(parts), ...afterGate };
+    const buffers = { x, x1: scores, step, ...gateBiasOf(parts), ...upBiasOf(parts), ...afterGate };
     return [
       named('gates and sketches of up', await gateUp(gpu, tuning, parts.gate, fc2, shape, buffers)),
       await select(
