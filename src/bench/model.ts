@@ -51,6 +51,7 @@ export interface BenchRow {
   samples: number[];
   /** Weights, predictor and cache read for one generated token; null for prompts, where tokens share a read. */
   bytesPerToken: number | null;
+  /** Null too with a GPU, which reads memory of its own. */
   achievedGBps: number | null;
   /** Speed as a share of what the memory bandwidth allows for these bytes. Above 1 for what caches hold. */
   shareOfFloor: number | null;
@@ -222,7 +223,8 @@ function toRows(
   const row = (test: string, speed: (stats: RunStats) => number, bytesPerToken: number | null): BenchRow => {
     const samples = turns.map(speed);
     const tokensPerSecond = median(samples);
-    const achievedGBps = bytesPerToken === null ? null : (bytesPerToken * tokensPerSecond) / 1e9;
+    // What a GPU reads comes from its own memory: the CPU's is no floor for it.
+    const achievedGBps = bytesPerToken === null || last.gpu ? null : (bytesPerToken * tokensPerSecond) / 1e9;
     const shareOfFloor = achievedGBps === null ? null : achievedGBps / bandwidthGBps;
     return {
       model: entrant.name,

@@ -202,10 +202,12 @@ function toText({ machine, rows }: ModelBench): string {
     row.shareOfFloor === null ? '-' : `${(100 * row.shareOfFloor).toFixed(0)} %`,
     ...(compared ? [row.ratioToFirst.toFixed(2)] : []),
   ];
+  const gpus = new Set(rows.map(({ gpu }) => gpu && `${gpu.provider}, ${gpu.device}, ${formatBytes(gpu.bytes)} on it`)); // prettier-ignore
+  const gpuLines = [...gpus].map((gpu) => (gpu ? `\nGPU: ${gpu}` : '')).join('');
   const wrong = rows.some((row) => row.aboveFloor)
     ? '\nA share of the floor above 105 % is a mistake of measurement: something else ran beside. Run it again.'
     : '';
-  return `${machineLine(machine)}\n\n${table(header, rows.map(cells))}${wrong}`;
+  return `${machineLine(machine)}${gpuLines}\n\n${table(header, rows.map(cells))}${wrong}`;
 }
 
 export function machineLine(machine: Machine): string {

@@ -8,7 +8,7 @@
  *              [T][4]   f32 draws of each output (step.ts)
  *              [S][P]   page tables of the slots
  *     answer   [T]      the token chosen for each output, or NOT_CHOSEN, NOT_FINITE
- *              [L][T][3]  neurons of each row: gates computed, passed, with x1 != 0
+ *              [L][T][5]  neurons of each row, as Count numbers them
  *              [T][vocab] f32 logits of outputs that want them, [T][d] f32 hidden states likewise
  *
  * So a token that is the likeliest, or drawn from the few likeliest, crosses as one number and its counters.
@@ -30,8 +30,9 @@ export const MOST_DRAWN = 256;
 export const RequestWord = { ROWS: 0, OUTPUTS: 1, POSITIONS: 2 } as const;
 const HEADER = 8;
 export const MODE_NUMBER: Record<FfnMode, number> = { dense: 0, exact: 1, predicted: 2 };
-/** Counters of a row and layer in the answer. */
-export const COUNTS = 3;
+/** Counters of a row and layer in the answer: what stats.ts counts of neurons. */
+export const Count = { CANDIDATES: 0, GATES: 1, SCORED: 2, PASSED: 3, ACTIVE: 4 } as const;
+export const COUNTS = 5;
 
 export interface GpuStepShape {
   /** T */
@@ -195,10 +196,11 @@ function readAnswer(context: LaneContext, step: Step, at: GpuStepLayout['answer'
       const from = at.counts + (l * layout.batchTokens + t) * COUNTS;
       const to = counters(context, step, t, l);
       stats[to + Stat.TOKENS] += 1;
-      stats[to + Stat.CANDIDATES] += words[from];
-      stats[to + Stat.GATES] += words[from];
-      stats[to + Stat.GATED] += words[from + 1];
-      stats[to + Stat.ACTIVE] += words[from + 2];
+      stats[to + Stat.CANDIDATES] += words[from + Count.CANDIDATES];
+      stats[to + Stat.GATES] += words[from + Count.GATES];
+      stats[to + Stat.SCORED] += words[from + Count.SCORED];
+      stats[to + Stat.GATED] += words[from + Count.PASSED];
+      stats[to + Stat.ACTIVE] += words[from + Count.ACTIVE];
     }
   }
 }

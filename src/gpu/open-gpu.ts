@@ -217,7 +217,7 @@ function wholeThatFits(
   budget: number,
 ): WholeShape | null {
   if (provider !== 'webgpu' || !whole || ffnOnly) return null;
-  if (unsupportedWhole(pack.header.config, whole, plan) !== null) return null;
+  if (unsupportedWhole(pack.header.config, whole) !== null) return null;
   return wholeBytes(pack.header, whole, maxTokens, plan) <= budget ? whole : null;
 }
 

@@ -96,4 +96,21 @@ export const SHAPES: Readonly<Record<string, Shape>> = {
     predictedSparsity: 0.78,
     rank: 128,
   },
+  // For what only has to run, and on a software GPU: too small for its densities to mean anything.
+  'least-test': {
+    config: {
+      ...base,
+      hiddenSize: 64,
+      intermediateSize: 256,
+      layers: 2,
+      heads: 2,
+      kvHeads: 1,
+      headDim: 32,
+      vocabSize: 288,
+    },
+    sparsity: 0.89,
+    recall: 0.92,
+    predictedSparsity: 0.78,
+    rank: 32,
+  },
 };

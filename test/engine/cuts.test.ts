@@ -1,13 +1,12 @@
 /** Cuts of activations without zeros: what FFN modes leave out, against a float64 pass that zeroes the same neurons. */
 import { afterAll, describe, expect, it } from 'vitest';
-import type { ActivationCut, FfnCuts, FfnPlan } from '../../src/engine/ffn-plan.js';
-import { rowBytes } from '../../src/kernels/layout.js';
-import { openModel } from '../../src/model/open-model.js';
+import type { ActivationCut } from '../../src/engine/ffn-plan.js';
 import { packSource } from '../../src/pack/pack-source.js';
 import { openPack } from '../../src/pack/reader.js';
 import { baseConfig, writeModel } from '../helpers/any-model.js';
 import { openEngine, packOf, removePacks } from './open.js';
 import { plainForward } from './plain-forward.js';
+import { contributionPlan } from './plans.js';
 
 afterAll(removePacks);
 
@@ -25,45 +24,6 @@ const MODELS: [string, string, Record<string, unknown>][] = [
     { hidden_act: 'silu', num_local_experts: 4, num_experts_per_tok: 2 },
   ],
 ];
-
-/**
- * The matrix itself as a sketch, so that scores are contributions up to the norm of the down column.
- * @param cut of the scores; below 0 every neuron is a candidate
- */
-async function contributionPlan(folder: string, cuts: FfnCuts, cut: number): Promise<FfnPlan> {
-  const source = await openModel(folder);
-  const { layers, hiddenSize: d, intermediateSize: nFf } = source.config;
-  const { gated } = source.config.block.ffn;
-  const stride = rowBytes('f32', d);
-  const rows = async (name: `layers.${number}.${'gate' | 'up'}`) => {
-    const values = await source.readRows(name, 0, nFf);
-    const data = new Uint8Array(nFf * stride);
-    for (let i = 0; i < nFf; i++)
-      data.set(new Uint8Array(values.slice(i * d, (i + 1) * d).buffer), i * stride);
-    return { format: 'f32' as const, rows: nFf, cols: d, stride, data };
-  };
-  const plan: FfnPlan = { layers: [] };
-  for (let l = 0; l < layers; l++) {
-    plan.layers.push({
-      mode: 'predicted',
-      always: new Uint32Array(0),
-      scored: Uint32Array.from({ length: nFf }, (_, i) => i),
-      frequency: Float32Array.from({ length: nFf }, (_, i) => ((i * 37) % nFf) / nFf),
-      cuts,
-      predictor: {
-        rank: d,
-        fc1: null,
-        b1: null,
-        fc2: await rows(`layers.${l}.${gated ? 'up' : 'gate'}`),
-        contribution: !gated,
-        reach: gated ? new Float32Array(nFf).fill(1e3) : null,
-        cut: new Float32Array(nFf).fill(cut),
-      },
-    });
-  }
-  await source.close();
-  return plan;
-}
 
 const NONE: ActivationCut = { gate: 0, contribution: 0 };
 

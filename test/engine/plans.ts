@@ -1,5 +1,5 @@
 /** Plans whose predictors are known by construction. */
-import type { FfnPlan, LayerPlan } from '../../src/engine/ffn-plan.js';
+import type { FfnCuts, FfnPlan, LayerPlan } from '../../src/engine/ffn-plan.js';
 import { rowBytes } from '../../src/kernels/layout.js';
 import { openModel } from '../../src/model/open-model.js';
 
@@ -40,4 +40,49 @@ export async function sketchPlan(folder: string, cut = 0.2, never = 7): Promise<
   }
   await source.close();
   return { layers: plans };
+}
+
+/**
+ * The matrix itself as a sketch, so that scores are contributions up to the norm of the down column.
+ * @param cut of the scores; below 0 every neuron is a candidate
+ * @param most what up is reckoned with where the gate comes first
+ */
+export async function contributionPlan(
+  folder: string,
+  cuts: FfnCuts,
+  cut: number,
+  most = 1e3,
+): Promise<FfnPlan> {
+  const source = await openModel(folder);
+  const { layers, hiddenSize: d, intermediateSize: nFf } = source.config;
+  const { gated } = source.config.block.ffn;
+  const stride = rowBytes('f32', d);
+  const rows = async (name: `layers.${number}.${'gate' | 'up'}`) => {
+    const values = await source.readRows(name, 0, nFf);
+    const data = new Uint8Array(nFf * stride);
+    for (let i = 0; i < nFf; i++)
+      data.set(new Uint8Array(values.slice(i * d, (i + 1) * d).buffer), i * stride);
+    return { format: 'f32' as const, rows: nFf, cols: d, stride, data };
+  };
+  const plan: FfnPlan = { layers: [] };
+  for (let l = 0; l < layers; l++) {
+    plan.layers.push({
+      mode: 'predicted',
+      always: new Uint32Array(0),
+      scored: Uint32Array.from({ length: nFf }, (_, i) => i),
+      frequency: Float32Array.from({ length: nFf }, (_, i) => ((i * 37) % nFf) / nFf),
+      cuts,
+      predictor: {
+        rank: d,
+        fc1: null,
+        b1: null,
+        fc2: await rows(`layers.${l}.${gated ? 'up' : 'gate'}`),
+        contribution: !gated,
+        reach: gated ? new Float32Array(nFf).fill(most) : null,
+        cut: new Float32Array(nFf).fill(cut),
+      },
+    });
+  }
+  await source.close();
+  return plan;
 }

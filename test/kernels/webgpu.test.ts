@@ -13,8 +13,6 @@ describe.skipIf(reason !== null)(`WGSL kernels${reason === null ? '' : ` (skippe
     name: 'webgpu',
     create: (memory) => kernels!.create(memory),
     lacks: WEBGPU_LACKS,
-    slow: true,
-    unweighed: true,
-    flushes: true,
+    gpu: true,
   });
 });

@@ -102,6 +102,11 @@ export class GpuDevice {
     return new GpuDevice(facts, raw);
   }
 
+  /** Of a device that is there. */
+  static on(facts: AdapterFacts, raw: GPUDevice): GpuDevice {
+    return new GpuDevice(facts, raw);
+  }
+
   /** @throws HybridError GPU_FAILED when something went wrong before */
   check(): void {
     if (this.closing) throw new HybridError('CLOSED', 'the GPU was closed');

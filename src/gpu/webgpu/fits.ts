@@ -2,11 +2,11 @@
 import type { FfnPlan, QuantRows } from '../../engine/ffn-plan.js';
 import { gpuStepLayout, stepShapeOf } from '../../engine/gpu-step.js';
 import type { KvFormat } from '../../kernels/kernels.js';
-import { KV_PAGE } from '../../kernels/layout.js';
+import { alignUp, KV_PAGE } from '../../kernels/layout.js';
 import { embeddingSize, rotaryDims } from '../../model/block.js';
 import type { ModelConfig } from '../../model/types.js';
 import type { PackHeader, PackLayer, PackSection } from '../../pack/types.js';
-import { ffnScratchBytes } from './ffn.js';
+import { ffnScratchBytes, predictedLayer, predictorNeeds } from './ffn.js';
 import { ATTENTION_SPAN } from './kernels/attention.js';
 import { kvRowWords } from './kernels/heads.js';
 import { vectorStride } from './rows.js';
@@ -26,12 +26,7 @@ export function unsupportedHere({ block }: ModelConfig): string | null {
 }
 
 /** What keeps a whole model from the GPU besides; null: nothing. */
-export function unsupportedWhole(
-  config: ModelConfig,
-  { kvFormat }: WholeShape,
-  plan: FfnPlan | null,
-): string | null {
-  if (plan?.layers.some(({ predictor }) => predictor?.reach)) return 'sketches of up behind the gate';
+export function unsupportedWhole(config: ModelConfig, { kvFormat }: WholeShape): string | null {
   if (config.headDim > ATTENTION_SPAN) return `heads of ${config.headDim} dimensions`;
   if (kvFormat === 'q8' && config.headDim % 4 !== 0) return `an 8-bit cache of ${config.headDim} dimensions`;
   return unsupportedHere(config);
@@ -59,21 +54,19 @@ export function wholeBytes(
     vectorStride(heads * headDim) +
     vectorStride(embeddingSize(config)) +
     vocabSize;
-  const predictors = (plan?.layers ?? []).flatMap(({ mode, predictor }) =>
-    predictor && mode === 'predicted' ? [predictor] : [],
-  );
-  const rank = Math.max(0, ...predictors.map((p) => p.rank));
+  const predictors = (plan?.layers ?? []).flatMap((layer) => predictedLayer(layer)?.predictor ?? []);
   const ofPredictors = predictors.reduce(
-    (total, { fc1, b1, fc2, cut }) =>
-      total + [fc1, fc2, b1, cut].reduce((bytes, part) => bytes + sizeOf(part), 0),
+    (total, { fc1, b1, fc2, cut, reach }) =>
+      total + [fc1, fc2, b1, cut, reach, reach].reduce((bytes, part) => bytes + sizeOf(part), 0),
     0,
   );
-  const ffn = ffnScratchBytes(hiddenSize, intermediateSize, rank, batchTokens);
+  const ffn = ffnScratchBytes(hiddenSize, intermediateSize, predictorNeeds(plan), batchTokens);
   return weights + kv + angles + ofPredictors + ffn + 4 * (batchTokens * row + request.words + answer.words);
 }
 
+/** Rows of weights lie a little wider on the device. */
 const sizeOf = (part: QuantRows | Float32Array | null | undefined): number =>
-  part ? ('data' in part ? part.data.byteLength : part.byteLength) : 0;
+  part ? ('data' in part ? part.rows * alignUp(part.stride, 16) : part.byteLength) : 0;
 
 const sum = (sections: (PackSection | null)[]): number =>
   sections.reduce((total, section) => total + (section?.bytes ?? 0), 0);

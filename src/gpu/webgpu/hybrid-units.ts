@@ -9,7 +9,14 @@ import type { GpuUnit } from '../hot-ffn.js';
 import { packReader, type ReadAt } from '../weights.js';
 import { createFrom, createStorage, createUniform, Readback } from './buffers.js';
 import type { GpuDevice } from './device.js';
-import { createFfnScratch, layerFfn, uploadFfn, type FfnScratch, type FfnSource } from './ffn.js';
+import {
+  createFfnScratch,
+  layerFfn,
+  predictorNeeds,
+  uploadFfn,
+  type FfnScratch,
+  type FfnSource,
+} from './ffn.js';
 import { encodePass } from './kernel.js';
 import { rowDot } from './kernels/row-dot.js';
 import type { Operation } from './operation.js';
@@ -59,7 +66,7 @@ export class HybridUnits {
       x: await createStorage(gpu, 'x', T * vectorStride(widest((unit) => unit.inputs)) * 4),
       y: await createStorage(gpu, 'y', T * outputs * 4),
       step: await createUniform(gpu, 'rows', [0]),
-      ffn: await createFfnScratch(gpu, header.config.hiddenSize, neurons, 0, T),
+      ffn: await createFfnScratch(gpu, header.config.hiddenSize, neurons, predictorNeeds(null), T),
     };
     const back = await Readback.create(gpu, 'y', T * outputs * 4);
     const made = new HybridUnits(gpu, shared, back);
@@ -142,7 +149,9 @@ async function hotNeurons(
   const cut = cutIn('dense', activation, null);
   const buffers = { x, step, out: y, outStride: unit.outputs, counts: null };
   const all = { ...parts, norms: null, predictor: null };
-  return layerFfn(gpu, tuning, all, activation.kind, 'exact', cut, ffn, buffers);
+  const { operations, setCut } = await layerFfn(gpu, tuning, all, activation.kind, 'exact', ffn, buffers);
+  setCut(cut);
+  return operations;
 }
 
 function vector(gpu: GpuDevice, read: ReadAt, section: PackSection): Promise<GPUBuffer> {

@@ -14,8 +14,9 @@ export async function oneDispatch(
   text: KernelText,
   buffers: readonly BufferPart[],
   workgroups: (rows: number) => Workgroups,
+  reads?: Operation['reads'],
 ): Promise<Operation> {
   const kernel = await gpu.kernel(text);
   const bindings = kernel.bind(...buffers);
-  return operation(text.name, (rows) => [{ kernel, bindings, workgroups: workgroups(rows) }]);
+  return operation(text.name, (rows) => [{ kernel, bindings, workgroups: workgroups(rows) }], reads);
 }

@@ -14,9 +14,10 @@ import type { BufferPart, KernelText, Workgroups } from './kernel.js';
 import { attentionKernel } from './kernels/attention.js';
 import { chooseKernel } from './kernels/choose.js';
 import { embedGroups, embedKernel } from './kernels/embed.js';
-import { headsKernel } from './kernels/heads.js';
+import { headsKernel, kvRowWords } from './kernels/heads.js';
 import { normKernel, type NormShape, type NormWeights } from './kernels/norm.js';
 import { rowDot } from './kernels/row-dot.js';
+import { bytesOfRow, named, type Operation } from './operation.js';
 import { oneDispatch, type Piece } from './piece.js';
 import type { GpuRows } from './rows.js';
 import type { TokenScratch } from './scratch.js';
@@ -92,12 +93,13 @@ export class TokenProgram {
         const { cols, stride } = rows;
         const format = rows.format as WeightFormat;
         const text = embedKernel({ format, cols, stride, outStride, firstRow: first, rows: count, source, shift, scale, add }); // prettier-ignore
-        await this.add(text, [scratch.step, buffer, into], (rows) => [embedGroups(cols), rows]);
+        const groups = (rows: number): Workgroups => [embedGroups(cols), rows];
+        await this.add(text, [scratch.step, buffer, into], groups, 'rows', () => first === 0 ? bytesOfRow(rows) : 0);
       });
     const into = projectIn ? scratch.ends! : scratch.x;
     const width = projectIn ? scratch.rowEnds : scratch.rowX;
     await table(embed, into, width, at.token, 0, config.embeddingScale, false);
-    if (projectIn) await this.product(projectIn, scratch.ends!, scratch.x, scratch.rowX);
+    if (projectIn) await this.product('project_in', projectIn, scratch.ends!, scratch.x, scratch.rowX);
     const shift = config.ends.learnedPositions?.offset ?? 0;
     if (positions) await table(positions, scratch.x, scratch.rowX, at.position, shift, 1, true);
   }
@@ -153,7 +155,7 @@ export class TokenProgram {
     const { vectors } = layer;
     const { rotates, window } = layerType(config, l);
     const input = block.normsInputs ? scratch.normed : scratch.x;
-    await this.product(layer.qkv, input, scratch.qkv, scratch.rowQkv);
+    await this.product('q, k, v', layer.qkv, input, scratch.qkv, scratch.rowQkv);
     if (block.normsAllHeads) {
       for (const [offset, width, weight] of [
         [0, heads * headDim, vectors.qNorm],
@@ -201,6 +203,9 @@ export class TokenProgram {
       }),
       [step, qkv, keys, values, scratch.attended],
       (rows) => [heads, rows],
+      'rows',
+      ({ context }) =>
+        8 * kvRowWords(cache.kvFormat, headDim) * kvHeads * Math.min(context, window ?? Infinity),
     );
     if (vectors.oNorm >= 0) {
       const width = heads * headDim;
@@ -214,7 +219,7 @@ export class TokenProgram {
         -1,
       );
     }
-    await this.product(layer.o, scratch.attended, scratch.proj, scratch.rowX);
+    await this.product('output projection', layer.o, scratch.attended, scratch.proj, scratch.rowX);
   }
 
   /** Adds what is pending to x, and makes what a sublayer reads. @param norm null: it reads x itself */
@@ -258,9 +263,17 @@ export class TokenProgram {
     if (pending) buffers.push(pending.f);
     buffers.push(scratch.normed);
     await this.add(normKernel(shape), buffers, (outputs) => [outputs], 'outputs');
-    if (projectOut) await this.product(projectOut, scratch.normed, scratch.ends!, scratch.rowEnds, 'outputs');
+    if (projectOut)
+      await this.product(
+        'project_out',
+        projectOut,
+        scratch.normed,
+        scratch.ends!,
+        scratch.rowEnds,
+        'outputs',
+      );
     const input = projectOut ? scratch.ends! : scratch.normed;
-    await this.product(lmHead, input, scratch.logits, config.vocabSize, 'outputs');
+    await this.product('head', lmHead, input, scratch.logits, config.vocabSize, 'outputs');
     await this.add(
       chooseKernel({
         vocabSize: config.vocabSize,
@@ -282,11 +295,13 @@ export class TokenProgram {
     buffers: readonly BufferPart[],
     workgroups: (rows: number) => Workgroups,
     of: Piece['of'] = 'rows',
+    reads?: Operation['reads'],
   ): Promise<void> {
-    this.pieces.push({ operation: await oneDispatch(this.gpu, text, buffers, workgroups), of });
+    this.pieces.push({ operation: await oneDispatch(this.gpu, text, buffers, workgroups, reads), of });
   }
 
   private async product(
+    name: string,
     w: GpuRows,
     x: GPUBuffer,
     out: GPUBuffer,
@@ -295,7 +310,7 @@ export class TokenProgram {
   ): Promise<void> {
     const step = of === 'rows' ? this.scratch.rows : this.scratch.outputs;
     const operation = await rowDot(this.gpu, this.tuning, w, { outStride }, { x, step, out });
-    this.pieces.push({ operation, of });
+    this.pieces.push({ operation: named(name, operation), of });
   }
 
   private normInPlace(

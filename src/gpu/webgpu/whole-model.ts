@@ -17,7 +17,7 @@ import {
   type GpuStepLayout,
   type GpuStepShape,
 } from '../../engine/gpu-step.js';
-import type { ActivationCut, FfnMode, FfnPlan, LayerPlan } from '../../engine/ffn-plan.js';
+import type { FfnMode, FfnPlan } from '../../engine/ffn-plan.js';
 import { Wanted } from '../../engine/step.js';
 import { HybridError } from '../../errors.js';
 import { alignUp, KV_PAGE } from '../../kernels/layout.js';
@@ -31,9 +31,12 @@ import {
   downLengths,
   layerFfn,
   neuronOrder,
+  predictedLayer,
+  predictorNeeds,
   uploadFfn,
   uploadPredictor,
   type FfnParts,
+  type LayerFfn,
 } from './ffn.js';
 import type { WholeShape } from './fits.js';
 import { encode } from './kernel.js';
@@ -46,7 +49,7 @@ import { TokenProgram, type TokenEnds } from './token-program.js';
 import { tuningFor } from './tuning.js';
 import { uploadVectors, VectorFile } from './vectors.js';
 
-type MakeFfn = (mode: FfnMode, cut: ActivationCut) => Promise<Operation[]>;
+type MakeFfn = (mode: FfnMode) => Promise<LayerFfn>;
 const MODES = Object.keys(MODE_NUMBER) as FfnMode[];
 
 export interface WholeModelOptions extends WholeShape {
@@ -61,8 +64,8 @@ export interface WholeModelOptions extends WholeShape {
 }
 
 export class WholeModel {
-  /** Of every layer, by mode and cuts: made when first asked for. */
-  private readonly made: Map<string, Operation[]>[];
+  /** Of every layer, by mode: made when first asked for. */
+  private readonly made: Map<FfnMode, LayerFfn>[];
 
   private constructor(
     private readonly gpu: GpuDevice,
@@ -120,9 +123,8 @@ export class WholeModel {
     done();
     await program.embed(ends);
     const ffns: MakeFfn[] = [];
-    const predictors = header.layers.map((_, l) => predictedLayer(options.plan, l));
-    const rank = Math.max(0, ...predictors.map((layer) => layer?.predictor!.rank ?? 0));
-    const ffnScratch = await createFfnScratch(gpu, config.hiddenSize, config.intermediateSize, rank, T);
+    const needs = predictorNeeds(options.plan);
+    const ffnScratch = await createFfnScratch(gpu, config.hiddenSize, config.intermediateSize, needs, T);
     const countBytes = alignUp(T * COUNTS * 4, gpu.facts.bindingAlignment);
     const counts = await createStorage(gpu, 'counters', config.layers * countBytes);
     for (const [l, layer] of header.layers.entries()) {
@@ -136,13 +138,14 @@ export class WholeModel {
         keys: await createStorage(gpu, `keys of ${name}`, kvBytes),
         values: await createStorage(gpu, `values of ${name}`, kvBytes),
       });
-      const planned = predictors[l];
+      const planned = options.plan && predictedLayer(options.plan.layers[l]);
       const weighs = Object.values(options.plan?.layers[l].cuts ?? {}).some((cut) => cut.contribution > 0);
       const rowsOfFfn = await uploadFfn(gpu, source, l, neuronOrder(planned, config.intermediateSize), name);
       const parts: FfnParts = {
         ...rowsOfFfn,
         norms: weighs ? await downLengths(gpu, rowsOfFfn) : null,
-        predictor: planned && (await uploadPredictor(gpu, planned, `the predictor of ${name}`)),
+        predictor:
+          planned && (await uploadPredictor(gpu, planned, rowsOfFfn.gate, `the predictor of ${name}`)),
       };
       const buffers = {
         x: program.ffnInput,
@@ -151,9 +154,7 @@ export class WholeModel {
         outStride: scratch.rowX,
         counts: { buffer: counts, offset: l * countBytes, size: countBytes },
       };
-      ffns.push((mode, cut) =>
-        layerFfn(gpu, tuning, parts, config.activation.kind, mode, cut, ffnScratch, buffers),
-      );
+      ffns.push((mode) => layerFfn(gpu, tuning, parts, config.activation.kind, mode, ffnScratch, buffers));
       done();
     }
     const layers = program.pieces.splice(0);
@@ -240,19 +241,33 @@ export class WholeModel {
     }
   }
 
+  /** The FFNs that the request wants, with its cuts. */
   private async layerFfns(request: Int32Array): Promise<Operation[][]> {
     const { request: at } = this.layout;
     const floats = new Float32Array(request.buffer, request.byteOffset, at.words);
     const all: Operation[][] = [];
-    for (const [l, make] of this.ffns.entries()) {
-      const mode = MODES[request[at.modes + l]];
-      const cut = { gate: floats[at.gateCuts + l], contribution: floats[at.contributionCuts + l] };
-      const key = `${mode} ${cut.gate} ${cut.contribution}`;
-      let operations = this.made[l].get(key);
-      if (!operations) this.made[l].set(key, (operations = await make(mode, cut)));
+    for (let l = 0; l < this.ffns.length; l++) {
+      const { operations, setCut } = await this.layerFfn(l, MODES[request[at.modes + l]]);
+      setCut({ gate: floats[at.gateCuts + l], contribution: floats[at.contributionCuts + l] });
       all.push(operations);
     }
     return all;
+  }
+
+  private async layerFfn(l: number, mode: FfnMode): Promise<LayerFfn> {
+    let ffn = this.made[l].get(mode);
+    if (!ffn) this.made[l].set(mode, (ffn = await this.ffns[l](mode)));
+    return ffn;
+  }
+
+  /** What a step whose layers have this mode dispatches, in order. */
+  async operations(mode: FfnMode): Promise<Operation[]> {
+    const all: Operation[] = [];
+    for (const entry of this.pieces) {
+      if ('ffn' in entry) all.push(...(await this.layerFfn(entry.ffn, mode)).operations);
+      else all.push(entry.operation);
+    }
+    return [...all, ...this.headPieces.map(({ operation }) => operation)];
   }
 
   private takeLogits(content: Int32Array, answer: Int32Array): void {
@@ -280,12 +295,6 @@ export class WholeModel {
       write(from, from + used);
     }
   }
-}
-
-/** A layer that the plan predicts; null: it has no predictor here. */
-function predictedLayer(plan: FfnPlan | null, l: number): LayerPlan | null {
-  const layer = plan?.layers[l];
-  return layer?.predictor && layer.mode === 'predicted' ? layer : null;
 }
 
 /** [context][rotaryDims / 2] cos and sin, as engine/load.ts fills them. */

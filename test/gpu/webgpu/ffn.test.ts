@@ -194,7 +194,10 @@ describe.skipIf(reason !== null)(
       const passed = gates.map((row) => row.map((g) => passes(kind, g)));
       poisonRows(ups.rows, (id) => passed.every((row) => !row[id]));
       const x1 = await createStorage(gpu, 'x1', TOKENS * NEURONS * 4);
-      const buffers = { x: await createFrom(gpu, 'x', x), gateBias: await createFrom(gpu, 'bias', bias), x1 };
+      const buffers = {
+        ...{ x: await createFrom(gpu, 'x', x), gateBias: await createFrom(gpu, 'bias', bias), x1 },
+        step: await step(), // two tokens side by side, and the third
+      };
       const [g, u] = [await uploadTestRows(gpu, gate), await uploadTestRows(gpu, ups.rows)];
       run(await gateUp(gpu, tuning, g, u, { kind, outStride: NEURONS }, buffers, { threshold: THRESHOLD }));
       const found = await floats(x1);

@@ -1,6 +1,7 @@
 /** Whole models on the GPU against the CPU: architectures, FFN modes, formats, companions, and a lost device. */
 import { afterAll, describe, expect, it } from 'vitest';
 import { Engine } from '../../../src/engine/engine.js';
+import type { LayerDensity } from '../../../src/engine/stats.js';
 import { unsupportedWhole } from '../../../src/gpu/webgpu/fits.js';
 import { openModel } from '../../../src/model/open-model.js';
 import { openPack } from '../../../src/pack/reader.js';
@@ -8,7 +9,7 @@ import { baseConfig, randomTensors, writeModel } from '../../helpers/any-model.j
 import { ROWS } from '../../helpers/architecture-rows.js';
 import { writeTinyFolder } from '../../helpers/tiny-models.js';
 import { DEMO, GREEDY, packOf, removePacks } from '../../engine/open.js';
-import { sketchPlan } from '../../engine/plans.js';
+import { contributionPlan, sketchPlan } from '../../engine/plans.js';
 import { reason } from './adapter.js';
 import { distance, openOnGpu, TINY } from './open.js';
 
@@ -40,7 +41,7 @@ describe.skipIf(reason !== null)(`whole models on WebGPU${reason ? ` (skipped: $
       const folder = writeModel(baseConfig(architecture, fields));
       const source = await openModel(folder);
       const shape = { contextLength: 64, slots: 4, kvPages: 5, kvFormat: 'f32' as const };
-      const refused = unsupportedWhole(source.config, shape, null);
+      const refused = unsupportedWhole(source.config, shape);
       await source.close();
       if (refused !== null) return expect(refused).toMatch(/mixtures of experts|a norm between x1/);
       const cpu = await open(folder, 'f32');
@@ -67,6 +68,36 @@ describe.skipIf(reason !== null)(`whole models on WebGPU${reason ? ` (skipped: $
     },
     120_000,
   );
+
+  describe('with predictors of contributions', () => {
+    const cuts = { exact: { gate: 0.05, contribution: 0 }, predicted: { gate: 0, contribution: 0.02 } };
+
+    it.each<[string, string, Record<string, unknown>]>([
+      ['sketches of up behind the gate', 'LlamaForCausalLM', { hidden_act: 'silu', mlp_bias: true }],
+      ['scores of a plain FFN', 'FalconForCausalLM', { activation: 'gelu', bias: true }],
+    ])(
+      'chooses and counts as the CPU does: %s',
+      async (_, architecture, fields) => {
+        const folder = writeModel(baseConfig(architecture, fields));
+        const plan = await contributionPlan(folder, cuts, 0.05, 1);
+        const cpu = await open(folder, 'f32', { plan });
+        const { engine, close } = await openOnGpu(folder, 'f32', 'whole', { plan });
+        for (const ffn of [undefined, 'exact'] as const) {
+          const [a, b] = [
+            await cpu.logits({ tokens: TOKENS, ffn }),
+            await engine.logits({ tokens: TOKENS, ffn }),
+          ];
+          expect(distance(b.logits, a.logits)).toBeLessThan(TOLERANCE.f32);
+          const chosen = ({ candidates, gates, scored }: LayerDensity) => ({ candidates, gates, scored });
+          expect(b.layers.map(chosen)).toEqual(a.layers.map(chosen));
+          expect(a.layers[0].gated).toBeLessThan(engine.layout.config.intermediateSize);
+          expect(b.layers.map(({ sparsity }) => sparsity)).toEqual(a.layers.map(({ sparsity }) => sparsity));
+        }
+        await Promise.all([cpu.close(), close()]);
+      },
+      120_000,
+    );
+  });
 
   describe('with FFN modes', () => {
     const folder = writeTinyFolder({ attentionBias: true });

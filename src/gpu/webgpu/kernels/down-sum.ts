@@ -20,7 +20,7 @@ import {
 } from '../../../kernels/layout.js';
 import type { GpuDevice } from '../device.js';
 import type { BufferPart, Dispatch, KernelBinding, KernelText } from '../kernel.js';
-import { operation, partUniforms, PART_TYPE, type Operation } from '../operation.js';
+import { bytesOfRow, operation, partUniforms, PART_TYPE, type Operation } from '../operation.js';
 import { vectorStride, type GpuRows } from '../rows.js';
 import type { Tuning } from '../tuning.js';
 import { LIST_BINDINGS } from './text.js';
@@ -310,12 +310,16 @@ export async function downSum(
     parts: [{ ...parts[0], first: slices }],
   });
   const addBindings = adding.bind(partial, listed ? counts! : used, ...(bias ? [bias] : []), out);
-  return operation(kernel.name, (tokens) => [
-    ...bound.map((part): Dispatch => ({
-      kernel,
-      bindings: part.bindings,
-      workgroups: [columns, part.slices, tokens],
-    })),
-    { kernel: adding, bindings: addBindings, workgroups: [Math.ceil(vectorStride(cols) / 4 / 64), tokens] },
-  ]);
+  return operation(
+    kernel.name,
+    (tokens) => [
+      ...bound.map((part): Dispatch => ({
+        kernel,
+        bindings: part.bindings,
+        workgroups: [columns, part.slices, tokens],
+      })),
+      { kernel: adding, bindings: addBindings, workgroups: [Math.ceil(vectorStride(cols) / 4 / 64), tokens] },
+    ],
+    ({ active }) => active * bytesOfRow(records),
+  );
 }

@@ -58,8 +58,12 @@ export function normKernel(shape: NormShape): KernelText {
       `${v}[e] = ${v}[e] * factor * ${vectors}[${weight}u + i]${shift};`,
     )} }`;
     }
+    // A mean of f32 sums is off by as many bits as it is larger than the distances from it: what it left is
+    // subtracted too.
     return /* wgsl */ `
   { var sum = 0.0;${each(`sum += ${v}[e];`)}
+    let about = total(sum, lane) / f32(WIDTH);
+    sum = 0.0;${each(`${v}[e] -= about; sum += ${v}[e];`)}
     let mean = total(sum, lane) / f32(WIDTH);
     var squares = 0.0;${each(`let y = ${v}[e] - mean; squares += y * y;`)}
     let factor = scaleFor(total(squares, lane) / f32(WIDTH));${each(

@@ -9,7 +9,7 @@
  */
 import type { BufferPart, Dispatch, KernelBinding, KernelText } from '../kernel.js';
 import type { GpuDevice } from '../device.js';
-import { operation, partUniforms, PART_TYPE, type Operation } from '../operation.js';
+import { bytesOfRow, operation, partUniforms, PART_TYPE, type Operation } from '../operation.js';
 import { vectorStride, type GpuRows, type RowShape } from '../rows.js';
 import type { Tile, Tuning } from '../tuning.js';
 import { rowFormatText } from './row-formats.js';
@@ -147,5 +147,9 @@ export async function rowDot(
   };
   const single = await variant(listed ? tuning.list : tuning.single, 1);
   const batch = listed ? single : await variant(tuning.batch, tuning.batch.tokens);
-  return operation(single(1)[0].kernel.name, (tokens) => (tokens === 1 ? single : batch)(tokens));
+  return operation(
+    single(1)[0].kernel.name,
+    (tokens) => (tokens === 1 ? single : batch)(tokens),
+    ({ candidates }) => (listed ? candidates : rows.rows) * bytesOfRow(rows),
+  );
 }

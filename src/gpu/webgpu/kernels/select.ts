@@ -2,7 +2,8 @@
  * Select and compact: from a value for each entry of a token to the list of those that go on, ascending, as the
  * CPU's activate and selectAbove make them.
  *
- *     above     values[i] >= cuts[i]; nothing else is kept (predictor scores)
+ *     above     values[i] >= cuts[i] (with an activation |sigma(values[i] + bias)|, a plain FFN's contribution);
+ *               nothing else is kept (predictor scores)
  *     gate      sigma(values[i]) passes; kept: sigma(values[i])
  *     nonzero   values[i] != 0; kept: values[i]
  *
@@ -19,8 +20,10 @@ import { activationText, IS_NAN } from './activation.js';
 
 export interface SelectShape {
   test: 'above' | 'gate' | 'nonzero';
-  /** `gate` only. */
+  /** `gate`: which; `above`: of what the values are gates. */
   kind?: ActivationKind;
+  /** `above` with a kind: gates lack their bias. @default false */
+  bias?: boolean;
   /** Floats from one token's values to the next; also of ids where the entries are a list. */
   valueStride: number;
   /** Entries from one token's chosen list to the next: room for all of them. */
@@ -30,13 +33,14 @@ export interface SelectShape {
 }
 
 export function selectText(shape: SelectShape, threads: number): KernelText {
-  const { test, kind, listed } = shape;
+  const { test, kind, bias, listed } = shape;
   const keeps = test !== 'above';
   const bindings: KernelBinding[] = [
     { name: 'values', access: 'read', type: 'array<f32>' },
     // entries, always (or the first neuron's number), bits of the threshold
     { name: 'part', access: 'uniform', type: 'vec4<u32>' },
     ...(test === 'above' ? [{ name: 'cuts', access: 'read', type: 'array<f32>' } as const] : []),
+    ...(bias ? [{ name: 'bias', access: 'read', type: 'array<f32>' } as const] : []),
     ...(listed
       ? ([
           { name: 'given_ids', access: 'read', type: 'array<u32>' },
@@ -47,7 +51,13 @@ export function selectText(shape: SelectShape, threads: number): KernelText {
     { name: 'counts', access: 'write', type: 'array<u32>' },
     ...(keeps ? [{ name: 'kept', access: 'write', type: 'array<f32>' } as const] : []),
   ];
-  const value = test === 'gate' ? 'sigma(values[begin + i], threshold)' : 'values[begin + i]';
+  const value = {
+    above: kind
+      ? `abs(sigma(values[begin + i]${bias ? ' + bias[part.y + i]' : ''}, 0.0))`
+      : 'values[begin + i]',
+    gate: 'sigma(values[begin + i], threshold)',
+    nonzero: 'values[begin + i]',
+  }[test];
   const chosen = {
     above: 'value >= cuts[i]',
     gate: 'passes(value, threshold)',
@@ -55,11 +65,11 @@ export function selectText(shape: SelectShape, threads: number): KernelText {
   }[test];
   const id = listed ? 'given_ids[begin + i]' : 'part.y + i';
   return {
-    name: `select ${test}`,
+    name: `select ${test}${kind ? ` ${kind}` : ''}`,
     constants: { VALUE_STRIDE: shape.valueStride, LIST_STRIDE: shape.listStride, THREADS: threads },
     bindings,
     code: `
-${test === 'gate' ? activationText(kind!) : IS_NAN}
+${kind ? activationText(kind) : IS_NAN}
 var<workgroup> ends: array<u32, THREADS>;
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -105,6 +115,8 @@ export interface SelectBuffers {
   values: BufferPart;
   /** `above`: f32 [entries] */
   cuts?: BufferPart;
+  /** f32, by neuron */
+  bias?: BufferPart;
   givenIds?: BufferPart;
   givenCounts?: BufferPart;
   /** u32 [tokens][listStride] */
@@ -128,15 +140,15 @@ const THREADS = 256;
 
 export async function select(
   gpu: GpuDevice,
-  shape: SelectShape,
+  shape: Omit<SelectShape, 'bias'>,
   { entries, first = 0, threshold = 0 }: SelectNumbers,
   buffers: SelectBuffers,
 ): Promise<Operation> {
   const threads = Math.min(THREADS, gpu.facts.maxWorkgroupInvocations);
-  const kernel = await gpu.kernel(selectText(shape, threads));
+  const kernel = await gpu.kernel(selectText({ ...shape, bias: buffers.bias !== undefined }, threads));
   const part = await createUniform(gpu, kernel.name, [entries, first, floatBits(threshold), 0]);
-  const { values, cuts, givenIds, givenCounts, ids, counts, kept } = buffers;
-  const optional = [cuts, givenIds, givenCounts].filter((buffer) => buffer !== undefined);
+  const { values, cuts, bias, givenIds, givenCounts, ids, counts, kept } = buffers;
+  const optional = [cuts, bias, givenIds, givenCounts].filter((buffer) => buffer !== undefined);
   const bindings = kernel.bind(values, part, ...optional, ids, counts, ...(kept ? [kept] : []));
   return operation(kernel.name, (tokens) => [{ kernel, bindings, workgroups: [tokens] }]);
 }
