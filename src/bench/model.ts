@@ -13,6 +13,8 @@ import { availableMemory, describeMachine, type Machine } from './machine.js';
 import { alternate, deviation, median, pairedRatio, type Contestant } from './paired.js';
 
 export interface BenchConfiguration {
+  /** Of the model, in the table. @default its own */
+  name?: string;
   load: (contextLength: number) => Promise<HybridModel>;
 }
 
@@ -138,7 +140,7 @@ class Entrant {
     this.options.signal?.throwIfAborted();
     const model = await this.configuration.load(this.lengths.prompt + this.lengths.generate);
     this.model = model;
-    this.name = model.name;
+    this.name = this.configuration.name ?? model.name;
     this.size = model.engine.layout.bytes.weights;
     this.quant = model.engine.pack.header.quant;
     this.kernels = model.engine.kernelsName;

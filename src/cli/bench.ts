@@ -3,6 +3,7 @@ import { canSkip, type FfnPlan } from '../engine/ffn-plan.js';
 import { Option, type Command } from 'commander';
 import type { BenchConfiguration, BenchRow, ModelBench } from '../bench/model.js';
 import type { Machine } from '../bench/machine.js';
+import { UsageError } from '../errors.js';
 import { GPU_CHOICES, type GpuChoice } from '../gpu/providers.js';
 import { formatBytes } from '../io/progress.js';
 import type { KernelBackend, KvFormat } from '../kernels/kernels.js';
@@ -43,7 +44,7 @@ export function registerBench(program: Command, context: CliContext): void {
   const command = program
     .command('bench')
     .description('Measure speed: configurations take turns, medians are compared with the memory bandwidth.')
-    .argument('[model]', 'model folder, .gguf file or pack (default: the demo model)')
+    .argument('[models...]', 'model folders, .gguf files or packs (default: the demo model)')
     .addOption(
       new Option('--ffn <modes>', 'FFN modes to compare')
         .argParser(list(oneOf('--ffn', FFN_CHOICES)))
@@ -90,20 +91,24 @@ export function registerBench(program: Command, context: CliContext): void {
     .option('--text <file>', 'text the prompt is cut from');
   outputOptions(command)
     .addHelpText('after', EXAMPLES)
-    .action((model: string | undefined, flags: BenchFlags) => bench(context, model, flags));
+    .action((models: string[], flags: BenchFlags) => bench(context, models, flags));
 }
 
 const EXAMPLES = `
-Options with several values are multiplied out: --ffn dense,exact --threads 1,2 makes four configurations.
+Options with several values are multiplied out: --ffn dense,exact --threads 1,2 makes four configurations. Several
+models take turns too.
 
 Examples:
   hybrid-infer bench
   hybrid-infer bench ./prosparse-7b --quant q4 --ffn dense,exact,predicted
+  hybrid-infer bench a.q4.hpack b.q4.hpack --ffn predicted
   hybrid-infer bench --kernels native,wasm --ffn exact
   hybrid-infer bench --kernels`;
 
-async function bench(context: CliContext, argument: string | undefined, flags: BenchFlags): Promise<void> {
+async function bench(context: CliContext, models: string[], flags: BenchFlags): Promise<void> {
   if (flags.kernels === true) {
+    if (models.length > 0)
+      throw new UsageError('--kernels without a value measures kernels and no model', 'Leave the model out, or name backends.'); // prettier-ignore
     const threads = flags.threads.filter((n) => n !== undefined);
     const formats = flags.quant.filter((f) => f !== undefined);
     return benchKernelsCommand(context, {
@@ -111,7 +116,6 @@ async function bench(context: CliContext, argument: string | undefined, flags: B
       formats: formats.length > 0 ? formats : undefined,
     });
   }
-  const path = modelPath(argument);
   const [{ benchModel }, { HybridModel, findPlan }, { packFor }, { openPack }] = await Promise.all([
     import('../bench/model.js'),
     import('../index.js'),
@@ -119,14 +123,24 @@ async function bench(context: CliContext, argument: string | undefined, flags: B
     import('../pack/reader.js'),
   ]);
   const { signal, progress } = context;
-  const pack = openPack(await packFor(path, flags.quant[0] ?? null, { signal, onProgress: progress.report }));
-  const { maxContext } = pack.header.config;
-  const modes = flags.ffn ?? defaultModes(pack, findPlan(pack));
-  pack.close();
-  const configurations: BenchConfiguration[] = combinations(flags, modes).map((combination) => ({
-    load: (contextLength) =>
-      HybridModel.load(path, { ...loadOptions(context, combination), contextLength, onProgress: undefined }),
-  }));
+  const configurations: BenchConfiguration[] = [];
+  let maxContext = Infinity;
+  for (const argument of models.length > 0 ? models : [undefined]) {
+    const path = modelPath(argument);
+    const pack = openPack(
+      await packFor(path, flags.quant[0] ?? null, { signal, onProgress: progress.report }),
+    );
+    maxContext = Math.min(maxContext, pack.header.config.maxContext);
+    const modes = flags.ffn ?? defaultModes(pack, findPlan(pack));
+    pack.close();
+    for (const combination of combinations(flags, modes)) {
+      configurations.push({
+        name: models.length > 1 ? argument : undefined,
+        load: (contextLength) =>
+          HybridModel.load(path, { ...loadOptions(context, combination), contextLength, onProgress: undefined }), // prettier-ignore
+      });
+    }
+  }
   const result = await benchModel({
     configurations,
     maxContext,

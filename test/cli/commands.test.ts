@@ -111,6 +111,22 @@ describe('bench', () => {
     );
   });
 
+  it('lets several models take turns, by the names they were given', async () => {
+    const pack = scratch('bench.hpack');
+    expect(await json(['convert', DEMO, '-o', pack, '--quant', 'q4'])).toMatchObject({ code: 0 });
+    const args = ['bench', DEMO, pack, '-p', '4', '-n', '1', '-r', '1', '--ffn', 'exact'];
+    const { rows } = await json<{ rows: Record<string, unknown>[] }>(args);
+    expect(rows.map(({ model, quant }) => [model, quant])).toEqual([
+      [DEMO, 'q8'],
+      [pack, 'q4'],
+    ]);
+  });
+
+  it('measures no model where it measures kernels', async () => {
+    const result = await json(['bench', DEMO, '--kernels']);
+    expect(result).toMatchObject({ code: 2, error: { code: 'USAGE' } });
+  });
+
   it('refuses lengths beyond the context', async () => {
     const result = await json(['bench', '-p', '250', '-n', '100']);
     expect(result).toMatchObject({ code: 2, error: { code: 'USAGE' } });
