@@ -428,7 +428,7 @@ export const ARCHITECTURES: readonly Architecture[] = [
   },
   {
     name: 'SmolLM3ForCausalLM',
-    defaults: { use_sliding_window: false, tie_word_embeddings: true },
+    defaults: { use_sliding_window: false, tie_word_embeddings: true, rope_theta: 2e6 },
     describe(raw, refuse) {
       const rope = raw.no_rope_layers;
       if (rope && rope.length < raw.num_hidden_layers)
@@ -570,6 +570,7 @@ export const ARCHITECTURES: readonly Architecture[] = [
   },
   {
     name: 'InternLM2ForCausalLM',
+    defaults: { bias: true },
     describe: (raw) => ({ qkvBias: raw.bias === true, outputBias: raw.bias === true }),
     names: namedLike(HUGGING_FACE, {
       places: {
