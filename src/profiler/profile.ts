@@ -393,8 +393,8 @@ function unfittedNote(layers: readonly TrainedLayer['unfitted'][]): string {
   const named = layers.flatMap((of, l) => of.map(({ expert, tokens }) => `${l}.${expert} (${tokens})`));
   const more = named.length > MOST_NAMED ? ` and ${named.length - MOST_NAMED} more` : '';
   return (
-    `too few tokens to fit to met the experts ${named.slice(0, MOST_NAMED).join(', ')}${more}: ` +
-    'all their neurons are candidates; more --tokens and --samples help'
+    'too few tokens met some experts to fit predictors for them: all their neurons are candidates; more --tokens and ' +
+    `--samples help. Layer.expert (tokens): ${named.slice(0, MOST_NAMED).join(', ')}${more}`
   );
 }
 const MOST_NAMED = 12;
