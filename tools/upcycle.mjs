@@ -24,7 +24,11 @@ if (!source || !args.output) {
   console.error('usage: node tools/upcycle.mjs MODEL -o FOLDER [--experts N] [--active N]');
   process.exit(2);
 }
-const experts = Number(args.experts);
+const [experts, active] = [args.experts, args.active].map(Number);
+if (!(Number.isInteger(experts) && Number.isInteger(active) && 1 <= active && active <= experts)) {
+  console.error('--experts and --active: whole numbers, at least one active, no more active than there are');
+  process.exit(2);
+}
 const config = JSON.parse(readFileSync(join(source, 'config.json'), 'utf8'));
 const { num_hidden_layers: layers, hidden_size: d } = config;
 
@@ -85,7 +89,7 @@ const mixture = {
   architectures: ['MixtralForCausalLM'],
   model_type: 'mixtral',
   num_local_experts: experts,
-  num_experts_per_tok: Number(args.active),
+  num_experts_per_tok: active,
 };
 writeFileSync(join(args.output, 'config.json'), JSON.stringify(mixture, null, 2));
 for (const name of ['tokenizer.json', 'tokenizer_config.json', 'generation_config.json']) {
