@@ -274,7 +274,7 @@ function softmaxExperts(
 ): ExpertsDescription {
   const { num_local_experts: count, num_experts_per_tok: active } = raw;
   if (count === undefined || active === undefined) {
-    return refuse('a mixture without num_local_experts and num_experts_per_tok');
+    return refuse('a mixture that does not say how many experts it has and chooses');
   }
   return { count, active, scoring: 'softmax', normalized, routerInput: 'ffn' };
 }
