@@ -83,3 +83,7 @@ export class UsageError extends HybridError {
 }
 /** Something failed while running: a lane died, logits were NaN, the GPU session was lost. */
 export class RuntimeFault extends HybridError {}
+
+/** For messages: the first few of many, and how many more there are. */
+export const firstFew = (all: readonly string[], most: number, separator = ', '): string =>
+  all.slice(0, most).join(separator) + (all.length > most ? ` and ${all.length - most} more` : '');

@@ -17,14 +17,19 @@ const { values: args, positionals } = parseArgs({
     output: { type: 'string', short: 'o' },
     experts: { type: 'string', default: '4' },
     active: { type: 'string', default: '2' },
+    help: { type: 'boolean', default: false },
   },
 });
 const [source] = positionals;
-if (!source || !args.output) {
+if (args.help || !source || !args.output) {
   console.error('usage: node tools/upcycle.mjs MODEL -o FOLDER [--experts N] [--active N]');
+  process.exit(args.help ? 0 : 2);
+}
+const [experts, active] = [args.experts, args.active].map(Number);
+if (!(Number.isInteger(experts) && Number.isInteger(active) && 1 <= active && active <= experts)) {
+  console.error('--experts and --active: whole numbers, at least one active, no more active than there are');
   process.exit(2);
 }
-const experts = Number(args.experts);
 const config = JSON.parse(readFileSync(join(source, 'config.json'), 'utf8'));
 const { num_hidden_layers: layers, hidden_size: d } = config;
 
@@ -34,26 +39,17 @@ const file = readFileSync(join(source, 'model.safetensors'));
 const dataAt = 8 + Number(file.readBigUInt64LE(0));
 const { __metadata__: _, ...header } = JSON.parse(file.toString('utf8', 8, dataAt));
 const OURS = { gate: 'w1', up: 'w3', down: 'w2' };
-const tensors = Object.entries(header).flatMap(
-  ([
-    name,
-    {
-      dtype,
-      shape,
-      data_offsets: [begin, end],
-    },
-  ]) => {
-    const data = file.subarray(dataAt + begin, dataAt + end);
-    const ffn = /^(model\.layers\.\d+)\.mlp\.(gate|up|down)_proj\.weight$/.exec(name);
-    if (!ffn) return [{ name, dtype, shape, data }];
-    return Array.from({ length: experts }, (_, e) => ({
-      name: `${ffn[1]}.block_sparse_moe.experts.${e}.${OURS[ffn[2]]}.weight`,
-      dtype,
-      shape,
-      data,
-    }));
-  },
-);
+const tensors = Object.entries(header).flatMap(([name, { dtype, shape, data_offsets: offsets }]) => {
+  const data = file.subarray(dataAt + offsets[0], dataAt + offsets[1]);
+  const ffn = /^(model\.layers\.\d+)\.mlp\.(gate|up|down)_proj\.weight$/.exec(name);
+  if (!ffn) return [{ name, dtype, shape, data }];
+  return Array.from({ length: experts }, (_, e) => ({
+    name: `${ffn[1]}.block_sparse_moe.experts.${e}.${OURS[ffn[2]]}.weight`,
+    dtype,
+    shape,
+    data,
+  }));
+});
 let state = 12345;
 const random = () => (state = (state * 1103515245 + 12345) & 0x7fffffff) / 0x7fffffff;
 for (let l = 0; l < layers; l++) {
@@ -85,7 +81,7 @@ const mixture = {
   architectures: ['MixtralForCausalLM'],
   model_type: 'mixtral',
   num_local_experts: experts,
-  num_experts_per_tok: Number(args.active),
+  num_experts_per_tok: active,
 };
 writeFileSync(join(args.output, 'config.json'), JSON.stringify(mixture, null, 2));
 for (const name of ['tokenizer.json', 'tokenizer_config.json', 'generation_config.json']) {

@@ -274,7 +274,7 @@ function softmaxExperts(
 ): ExpertsDescription {
   const { num_local_experts: count, num_experts_per_tok: active } = raw;
   if (count === undefined || active === undefined) {
-    return refuse('a mixture without num_local_experts and num_experts_per_tok');
+    return refuse('a mixture that does not say how many experts it has and chooses');
   }
   return { count, active, scoring: 'softmax', normalized, routerInput: 'ffn' };
 }
@@ -428,7 +428,7 @@ export const ARCHITECTURES: readonly Architecture[] = [
   },
   {
     name: 'SmolLM3ForCausalLM',
-    defaults: { use_sliding_window: false, tie_word_embeddings: true },
+    defaults: { use_sliding_window: false, tie_word_embeddings: true, rope_theta: 2e6 },
     describe(raw, refuse) {
       const rope = raw.no_rope_layers;
       if (rope && rope.length < raw.num_hidden_layers)
@@ -570,6 +570,7 @@ export const ARCHITECTURES: readonly Architecture[] = [
   },
   {
     name: 'InternLM2ForCausalLM',
+    defaults: { bias: true },
     describe: (raw) => ({ qkvBias: raw.bias === true, outputBias: raw.bias === true }),
     names: namedLike(HUGGING_FACE, {
       places: {

@@ -1,5 +1,5 @@
-/** Matching what a description asks for with what the files hold; all contradictions in one error. */
-import { ModelError } from '../errors.js';
+/** Matching what a description asks for with what the files hold; the first contradictions in one error. */
+import { firstFew, ModelError } from '../errors.js';
 import { STORED_TYPES } from './decode.js';
 import type { StoredType } from './decode-blocks.js';
 import type { StoredTensor } from './safetensors.js';
@@ -44,6 +44,9 @@ export interface BoundTensor {
 const PACKED: StoredType = { blockElements: 1, blockBytes: 1, decode: () => -1 };
 /** The name that the tensors of a model show for packed ternary weights. */
 export const TERNARY = 'ternary';
+
+/** Told at once: a mixture that lacks a layer lacks hundreds of tensors. */
+const MOST_PROBLEMS = 5;
 
 export type Find = (name: string) => StoredTensor | undefined;
 
@@ -149,7 +152,7 @@ class Binder {
     if (this.problems.size > 0) {
       throw new ModelError(
         'MODEL_INVALID',
-        `${where}: weights contradict the config: ${[...this.problems].join('; ')}`,
+        `${where}: weights contradict the config: ${firstFew([...this.problems], MOST_PROBLEMS, '; ')}`,
         { hint: 'Re-export the model, or fetch its missing files.' },
       );
     }

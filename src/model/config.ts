@@ -35,7 +35,10 @@ export function readConfig(value: unknown, name: string): ReadConfig {
   const architecture = pickArchitecture(value, name);
   const parsed = configSchema.safeParse(usualNames(value, architecture));
   if (!parsed.success) {
-    const found = parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`);
+    const found = parsed.error.issues.map(({ path: [field, ...inside], message }) => {
+      const own = nameInFile(value, architecture, field);
+      return `${[own, ...inside].join('.')}: ${message}`;
+    });
     throw new ModelError('MODEL_INVALID', `${name}: ${found.join('; ')}`);
   }
   const raw = parsed.data;
@@ -113,6 +116,13 @@ function usualNames(value: unknown, { fields = {}, defaults = {} }: Architecture
     if (found !== null) all.set(usual, found);
   }
   return Object.fromEntries(all);
+}
+
+/** What the file, or else its architecture, calls a field. */
+function nameInFile(value: unknown, { fields = {} }: Architecture, usual: PropertyKey): PropertyKey {
+  const own = isObject(value) ? value : {};
+  const theirs = Object.keys(fields).filter((name) => fields[name] === usual);
+  return theirs.find((name) => (own[name] ?? null) !== null) ?? (usual in own ? usual : (theirs[0] ?? usual));
 }
 
 /** Published weights that are quantised already: BitNet's packed ternary ones are read, others are not. */

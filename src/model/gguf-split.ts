@@ -4,7 +4,7 @@
  * together. Nothing names the model in the later parts, so those counts are what tells a stranger.
  */
 import { basename, dirname, join } from 'node:path';
-import { ModelError } from '../errors.js';
+import { firstFew, ModelError } from '../errors.js';
 import { exists, openRegularFile, type RegularFile } from '../io/regular-file.js';
 import { readGgufHeader, type GgufHeader, type GgufValue } from './gguf-file.js';
 import { MAX_TENSORS } from './limits.js';
@@ -61,8 +61,7 @@ function partsOf(path: string): string[] {
   );
   const missing = paths.filter((part) => !exists(part));
   if (missing.length === 0) return paths;
-  const others = missing.length > 1 ? ` and ${missing.length - 1} more` : '';
-  throw new ModelError('FILE_NOT_FOUND', `${missing[0]}${others}: missing, of a model in ${count} parts`, {
+  throw new ModelError('FILE_NOT_FOUND', `${firstFew(missing, 1)}: missing, of a model in ${count} parts`, {
     hint: 'Put all parts into one folder.',
   });
 }

@@ -1,5 +1,5 @@
 /** An opened model, whichever kind of file it came from. */
-import { ModelError } from '../errors.js';
+import { firstFew, ModelError } from '../errors.js';
 import type { RegularFile } from '../io/regular-file.js';
 import { storedTensorsOf, summarize, type BoundTensor } from './bind.js';
 import { fingerprint } from './fingerprint.js';
@@ -17,8 +17,7 @@ export function describeExtra(
   const used = new Set([...bound.values()].flatMap((t) => [...storedTensorsOf(t)].map(({ name }) => name)));
   const extra = names.filter((name) => !used.has(name) && !BUFFERS.test(name));
   if (extra.length === 0) return [];
-  const shown = extra.slice(0, 5).join(', ');
-  return [`${extra.length} tensors are not used: ${shown}${extra.length > 5 ? ', ...' : ''}`];
+  return [`${extra.length} tensors are not used: ${firstFew(extra, 5)}`];
 }
 
 export interface OpenModelParts {

@@ -11,7 +11,7 @@ import { mkdirSync } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
 import { totalmem } from 'node:os';
 import { Engine } from '../engine/engine.js';
-import { HybridError, UsageError } from '../errors.js';
+import { firstFew, HybridError, UsageError } from '../errors.js';
 import { evaluate, type Evaluation } from '../evaluate/evaluate.js';
 import { acquireLock, type Lock } from '../io/lock.js';
 import { selectKernels } from '../kernels/select.js';
@@ -391,10 +391,9 @@ async function countPack(
 /** Which experts have no predictor, and why. */
 function unfittedNote(layers: readonly TrainedLayer['unfitted'][]): string {
   const named = layers.flatMap((of, l) => of.map(({ expert, tokens }) => `${l}.${expert} (${tokens})`));
-  const more = named.length > MOST_NAMED ? ` and ${named.length - MOST_NAMED} more` : '';
   return (
-    `too few tokens to fit to met the experts ${named.slice(0, MOST_NAMED).join(', ')}${more}: ` +
-    'all their neurons are candidates; more --tokens and --samples help'
+    'too few tokens met some experts to fit predictors for them: all their neurons are candidates; more --tokens and ' +
+    `--samples help. Layer.expert (tokens): ${firstFew(named, MOST_NAMED)}`
   );
 }
 const MOST_NAMED = 12;

@@ -80,8 +80,8 @@ export class GrowingFile {
 
 /** Bytes `LayerRecording` holds for one sample; `active`: mean active neurons. Inputs stay on disk. */
 export const recordingBytes = ({ count, active, size }: ExpertShape, activeNeurons: number): number =>
-  // Of a mixture an expert's bits are copied, and whose each row is stands beside them.
-  active * (bitBytes(size) * (count > 1 ? 2 : 1) + 12) + 6 * activeNeurons;
+  // Of a mixture an expert's bits are copied; 18: whose each row is, where it and its magnitudes lie, an expert's copies.
+  active * (bitBytes(size) * (count > 1 ? 2 : 1) + 18) + 6 * activeNeurons;
 
 /** The samples that one expert saw: all of them in a layer without a mixture. */
 export interface ExpertSamples extends Samples {
@@ -98,6 +98,8 @@ export class LayerRecording {
   private readonly bits: Uint8Array;
   /** [samples][active] */
   private readonly experts: Uint16Array;
+  /** Of every expert: its places in `experts`, ascending. */
+  private readonly places: readonly Uint32Array[];
   private readonly magnitudes: Float32Array;
   /** [samples][active] */
   private readonly magnitudeAt: Uint32Array;
@@ -147,6 +149,7 @@ export class LayerRecording {
       throw error;
     }
     this.magnitudes = fromFloat16Array(halves);
+    this.places = placesOf(this.experts, count);
     for (let k = 0, sum = 0; k < this.magnitudeAt.length; k++) {
       this.magnitudeAt[k] = sum;
       for (let b = k * bitBytes(size); b < (k + 1) * bitBytes(size); b++) sum += POPCOUNT[this.bits[b]];
@@ -155,9 +158,9 @@ export class LayerRecording {
 
   /** What one expert saw and did, its neurons counted from 0. */
   expert(e: number): ExpertSamples {
-    const { d, bits, experts, magnitudes, magnitudeAt } = this;
+    const { d, bits, magnitudes, magnitudeAt } = this;
     const { active, count, size } = this.shape;
-    const places = Uint32Array.from(experts.keys()).filter((k) => experts[k] === e);
+    const places = this.places[e];
     const rows = places.map((k) => Math.floor(k / active));
     const stride = bitBytes(size);
     const own = count === 1 ? bits : new Uint8Array(places.length * stride);
@@ -233,3 +236,13 @@ const POPCOUNT = Uint8Array.from({ length: 256 }, (_, byte) => {
   for (let b = byte; b !== 0; b &= b - 1) count++;
   return count;
 });
+
+/** Where each expert stands among those that the rows met. */
+function placesOf(experts: Uint16Array, count: number): Uint32Array[] {
+  const found = new Uint32Array(count);
+  for (const e of experts) found[e]++;
+  const places = Array.from(found, (size) => new Uint32Array(size));
+  found.fill(0);
+  experts.forEach((e, k) => (places[e][found[e]++] = k));
+  return places;
+}

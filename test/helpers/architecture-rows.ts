@@ -187,7 +187,7 @@ export const ROWS: Case[] = [
       config: { kvHeads: 4, ropeTheta: 20000, qkvBias: true, activation: { kind: 'gelu', threshold: 0 } },
     },
   ],
-  ['InternLM2ForCausalLM', { bias: true }, { config: { qkvBias: true, outputBias: true } }],
+  ['InternLM2ForCausalLM', {}, { config: { qkvBias: true, outputBias: true } }],
   [
     'Qwen3MoeForCausalLM',
     { intermediate_size: 96, moe_intermediate_size: 24, num_experts: 4, num_experts_per_tok: 2 },

@@ -271,7 +271,7 @@ const CASES: Record<string, Case> = {
   },
   internlm2: {
     architecture: 'InternLM2ForCausalLM',
-    config: {},
+    config: { bias: false },
     names: [
       [/^model\.tok_embeddings/, 'token_embd'],
       ...USUAL,

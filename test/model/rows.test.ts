@@ -243,7 +243,9 @@ describe('what a row does not support is refused in one line', () => {
       { rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [1] } },
       /longrope has 1 factors for 4 pairs/,
     ],
-    ['MixtralForCausalLM', {}, /without num_local_experts/],
+    ['MixtralForCausalLM', {}, /does not say how many experts/],
+    ['Qwen3MoeForCausalLM', { num_experts: 5000 }, /: num_experts: Too big/],
+    ['OPTForCausalLM', { ffn_dim: -1 }, /: ffn_dim: /],
     ['MixtralForCausalLM', { num_local_experts: 2, num_experts_per_tok: 3 }, /3 active experts of 2/],
     ['SmallThinkerForCausalLM', { hidden_act: null }, /without moe_num_primary_experts/],
     [

@@ -229,6 +229,13 @@ describe('a model folder', () => {
     expect(message).toContain('lm_head.weight: expected [288, 64], found [0, 64]');
   });
 
+  it('is refused with the first of many missing tensors, and how many more there are', async () => {
+    const target = folderWith((tensors) => tensors.forEach((_, name) => tensors.delete(name)));
+    const { message } = await rejection(target);
+    expect(message.match(/ is missing/g)).toHaveLength(5);
+    expect(message).toMatch(/ and \d+ more$/);
+  });
+
   it('warns about tensors it does not use', async () => {
     const model = await openModel(
       folderWith((t) => t.set('model.extra', { shape: [1], data: new Float32Array(1) })),

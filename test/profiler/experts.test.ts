@@ -238,9 +238,43 @@ describe('an expert that hardly any token meets', () => {
     );
     expect(few).toContain('0.3');
     expect(few.length).toBeLessThan(2 * EXPERTS);
-    expect(notes.join('\n')).toContain('too few tokens to fit to met the experts 0.3 (');
+    expect(notes.join('\n')).toContain('Layer.expert (tokens): 0.3 (');
     for (const { mode, reason } of predictor.layers) {
       if (mode === 'predicted') expect(reason).toMatch(/no predictor for experts? .*3/);
+    }
+  });
+});
+
+describe('an expert that no token meets', () => {
+  // A twin of the first expert's router row: of equal logits the first wins.
+  const one = { ...config, num_experts_per_tok: 1 };
+  const [last, rest] = [
+    EXPERTS - 1,
+    { ...options, texts: [{ name: 'letters.txt', text: text.slice(0, 2400) }] },
+  ];
+  const profiled = async (hidden_act: string, more: object): Promise<ProfileResult> => {
+    const tensors = randomTensors({ ...one, hidden_act });
+    for (const [name, { data }] of tensors) {
+      if (name.includes('moe.gate')) data.copyWithin(last * D, 0, D);
+    }
+    const source = writeModel({ ...one, hidden_act }, tensors);
+    const made = await profile(source, join(folder, hidden_act), 'q8', { ...rest, ...more });
+    for (const { routed } of made.profile.layers) expect(routed![last]).toBe(0);
+    return made;
+  };
+  const inLast = (ids: Uint32Array): number => ids.filter((id) => Math.floor(id / SIZE) === last).length;
+
+  it('keeps all its neurons as candidates', async () => {
+    const { predictor } = await profiled('relu', {});
+    for (const { predictor: p } of predictor.layers)
+      expect([inLast(p.always), inLast(p.scoredIds)]).toEqual([SIZE, 0]);
+  });
+
+  it('has its rows and cuts all the same where contributions are cut', async () => {
+    const { predictor } = await profiled('silu', { target: undefined, sparsify: 0.02 });
+    for (const { predictor: p } of predictor.layers) {
+      expect(inLast(p.scoredIds)).toBe(SIZE);
+      expect(p.cut.every(Number.isFinite) && p.cutScale.every(Number.isFinite)).toBe(true);
     }
   });
 });
