@@ -15,6 +15,7 @@ import { TwinArena } from './twin-arena.js';
 const COLS = [1, 32, 96, 128, 160, 300, 416, 640, 1024, 1184, 2208];
 /** Around the tiles of rows: 4, 8 (wasm), 16 and 32 (repacked), and several of them. */
 const ROWS = [1, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 40, 67];
+const HEAD_DIMS = [16, 20, 32, 64, 80, 128];
 /** Around the tiles of tokens: 1, 2, 4, 6 (repacked from here on), 8, 12, 64. */
 const TOKENS = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 25, 29, 67];
 
@@ -27,12 +28,15 @@ interface SameBitsOptions {
   without: (kernel: KernelName) => boolean;
   runs: (all: number) => number;
   slow: boolean;
+  /** @default COLS */
+  columns?: readonly number[];
 }
 
 export function sameBits(
   create: (memory: WebAssembly.Memory) => Kernels,
-  { without, runs, slow }: SameBitsOptions,
+  { without, runs, slow, columns = COLS }: SameBitsOptions,
 ): void {
+  const shapes = shapesOf(columns, slow ? [20, 80] : HEAD_DIMS);
   const property = (body: (twins: TwinArena, shape: Shape) => void, numRuns: number): void =>
     fc.assert(
       fc.property(shapes, (shape) => {
@@ -188,24 +192,25 @@ interface Shape {
   window: [begin: number, nPos: number];
 }
 
-const shapes: fc.Arbitrary<Shape> = fc
-  .record({
-    cols: fc.constantFrom(...COLS),
-    rows: fc.constantFrom(...ROWS),
-    tokens: fc.constantFrom(...TOKENS),
-    seed: fc.nat(1e6),
-    shares: fc.array(fc.constantFrom(0, 0.05, 0.3, 0.7, 1), { minLength: 4, maxLength: 4 }),
-    group: fc.integer({ min: 1, max: 19 }),
-    headDim: fc.constantFrom(16, 20, 32, 64, 80, 128),
-    window: fc.tuple(fc.nat(150), fc.integer({ min: 1, max: 150 })),
-  })
-  .map(({ shares, window: [begin, length], ...shape }) => ({
-    ...shape,
-    window: [begin, begin + length],
-    lists: (rows) => {
-      const next = random(shape.seed);
-      return Array.from({ length: shape.tokens }, (_, t) =>
-        [...Array(rows).keys()].filter(() => next() < shares[t % shares.length]),
-      );
-    },
-  }));
+const shapesOf = (columns: readonly number[], headDims: readonly number[]): fc.Arbitrary<Shape> =>
+  fc
+    .record({
+      cols: fc.constantFrom(...columns),
+      rows: fc.constantFrom(...ROWS),
+      tokens: fc.constantFrom(...TOKENS),
+      seed: fc.nat(1e6),
+      shares: fc.array(fc.constantFrom(0, 0.05, 0.3, 0.7, 1), { minLength: 4, maxLength: 4 }),
+      group: fc.integer({ min: 1, max: 19 }),
+      headDim: fc.constantFrom(...headDims),
+      window: fc.tuple(fc.nat(150), fc.integer({ min: 1, max: 150 })),
+    })
+    .map(({ shares, window: [begin, length], ...shape }) => ({
+      ...shape,
+      window: [begin, begin + length],
+      lists: (rows) => {
+        const next = random(shape.seed);
+        return Array.from({ length: shape.tokens }, (_, t) =>
+          [...Array(rows).keys()].filter(() => next() < shares[t % shares.length]),
+        );
+      },
+    }));
