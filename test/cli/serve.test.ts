@@ -1,6 +1,7 @@
-/** `serve` as a process: it listens, answers, drains on SIGTERM with exit code 0. */
+/** `serve` as a process: it listens, answers, drains on SIGTERM with exit code 0. Also with the model on a GPU. */
 import { writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { reason } from '../gpu/webgpu/adapter.js';
 import { DEMO, finished, json, scratch, start } from './command.js';
 
 interface Serving {
@@ -73,6 +74,32 @@ describe('serve', () => {
       200,
     );
     expect((await stop('SIGINT')).code).toBe(0);
+  });
+
+  describe.skipIf(reason !== null)(`with the model on a GPU${reason ? ` (skipped: ${reason})` : ''}`, () => {
+    it('ends on SIGTERM with 0', async () => {
+      const { url, stop } = await serve([DEMO, '--gpu', 'webgpu']);
+      expect((await ask(`${url}/v1/completions`, { prompt: 'The king', max_tokens: 2 })).status).toBe(200);
+      expect((await stop('SIGTERM')).code).toBe(0);
+    }, 120_000);
+
+    it('ends on a second Ctrl-C in the middle of a text with 130', async () => {
+      const { url, stop } = await serve([DEMO, '--gpu', 'webgpu']);
+      const asked = { prompt: 'The king', max_tokens: 240, temperature: 0, stream: true };
+      const { body } = await ask(`${url}/v1/completions`, asked);
+      const text = body!.getReader();
+      await text.read();
+      void stop('SIGINT');
+      while (
+        await fetch(`${url}/ready`).then(
+          ({ ok }) => ok,
+          () => false,
+        )
+      );
+      const ended = stop('SIGINT');
+      await text.cancel().catch(() => undefined);
+      expect((await ended).code).toBe(130);
+    }, 120_000);
   });
 
   it.each([

@@ -27,12 +27,15 @@ interface SameBitsOptions {
   without: (kernel: KernelName) => boolean;
   runs: (all: number) => number;
   slow: boolean;
+  /** @default COLS */
+  columns?: readonly number[];
 }
 
 export function sameBits(
   create: (memory: WebAssembly.Memory) => Kernels,
-  { without, runs, slow }: SameBitsOptions,
+  { without, runs, slow, columns = COLS }: SameBitsOptions,
 ): void {
+  const shapes = shapesOf(columns, slow);
   const property = (body: (twins: TwinArena, shape: Shape) => void, numRuns: number): void =>
     fc.assert(
       fc.property(shapes, (shape) => {
@@ -188,24 +191,28 @@ interface Shape {
   window: [begin: number, nPos: number];
 }
 
-const shapes: fc.Arbitrary<Shape> = fc
-  .record({
-    cols: fc.constantFrom(...COLS),
-    rows: fc.constantFrom(...ROWS),
-    tokens: fc.constantFrom(...TOKENS),
-    seed: fc.nat(1e6),
-    shares: fc.array(fc.constantFrom(0, 0.05, 0.3, 0.7, 1), { minLength: 4, maxLength: 4 }),
-    group: fc.integer({ min: 1, max: 19 }),
-    headDim: fc.constantFrom(16, 20, 32, 64, 80, 128),
-    window: fc.tuple(fc.nat(150), fc.integer({ min: 1, max: 150 })),
-  })
-  .map(({ shares, window: [begin, length], ...shape }) => ({
-    ...shape,
-    window: [begin, begin + length],
-    lists: (rows) => {
-      const next = random(shape.seed);
-      return Array.from({ length: shape.tokens }, (_, t) =>
-        [...Array(rows).keys()].filter(() => next() < shares[t % shares.length]),
-      );
-    },
-  }));
+/** @param slow few heads, windows and tokens: each is another kernel, or another call */
+const shapesOf = (columns: readonly number[], slow: boolean): fc.Arbitrary<Shape> =>
+  fc
+    .record({
+      cols: fc.constantFrom(...columns),
+      rows: fc.constantFrom(...ROWS),
+      tokens: fc.constantFrom(...TOKENS.filter((tokens) => !slow || tokens <= 16)),
+      seed: fc.nat(1e6),
+      shares: fc.array(fc.constantFrom(0, 0.05, 0.3, 0.7, 1), { minLength: 4, maxLength: 4 }),
+      group: fc.integer({ min: 1, max: slow ? 7 : 19 }),
+      headDim: fc.constantFrom(...(slow ? [20, 80] : [16, 20, 32, 64, 80, 128])),
+      window: slow
+        ? fc.constantFrom([0, 100], [37, 64])
+        : fc.tuple(fc.nat(150), fc.integer({ min: 1, max: 150 })),
+    })
+    .map(({ shares, window: [begin, length], ...shape }) => ({
+      ...shape,
+      window: [begin, begin + length],
+      lists: (rows) => {
+        const next = random(shape.seed);
+        return Array.from({ length: shape.tokens }, (_, t) =>
+          [...Array(rows).keys()].filter(() => next() < shares[t % shares.length]),
+        );
+      },
+    }));

@@ -36,8 +36,12 @@ function buffer(values) {
   return one;
 }
 const room = (words) => buffer(new Uint32Array(words));
-/** Lengths are constants of a kernel: rounded up, so that calls of many lengths share one. */
-const roomy = (n) => Math.max(1, Math.ceil(n / 256)) * 256;
+/**
+ * Lengths and strides are constants of a kernel, and a kernel takes longer to compile than most cases: lengths are
+ * rounded up and a call for one row takes the stride that its matrix had before, so that calls share a kernel.
+ */
+const roomy = (n) => Math.max(1, Math.ceil(n / 1024)) * 1024;
+const strides = new Map();
 const step = (tokens) => createUniform(gpu, 'step', [tokens]);
 
 async function run(operation, tokens, out) {
@@ -74,7 +78,8 @@ function vectors(views, format, x, xStride, tokens, cols) {
  */
 function matrix({ u8 }, format, w, stride, rows, cols, listed = null) {
   const size = isSketch(format) ? sketchRowBytes(sketchBits(format), cols) : rowBytes(format, cols);
-  const apart = stride || size;
+  const apart = stride || (strides.get(`${format} ${cols}`) ?? size);
+  strides.set(`${format} ${cols}`, apart);
   const bytes = u8.slice(w, w + (rows - 1) * apart + size);
   const wanted = listed && new Set(listed);
   for (let r = 0; wanted && r < rows; r++) {

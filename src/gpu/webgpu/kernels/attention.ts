@@ -5,28 +5,17 @@
  *
  *     m, l, o = most, sum of exp(s - m), sum of exp(s - m) v    over the positions so far
  */
-import type { KvFormat } from '../../../kernels/kernels.js';
-import { KV_PAGE } from '../../../kernels/layout.js';
-import { kvRowWords } from './heads.js';
 import type { KernelText } from '../kernel.js';
+import { cacheConstants, type CacheShape } from './heads.js';
 import { float, LARGEST, REDUCTION } from './text.js';
 
-export interface AttentionShape {
-  heads: number;
-  kvHeads: number;
-  /** At most ATTENTION_SPAN. */
-  headDim: number;
-  kvRows: number;
-  kvFormat: KvFormat;
+/** headDim: at most ATTENTION_SPAN. */
+export interface AttentionShape extends CacheShape {
   /** Floats between rows of out. */
   outStride: number;
   scale: number;
   /** Positions that are seen, the row's own included; Infinity: all. */
   window: number;
-  position: number;
-  slot: number;
-  tables: number;
-  tablePages: number;
 }
 
 /** Threads of a work-group, positions of a span: what every device of WebGPU can do. */
@@ -118,19 +107,12 @@ ${q8 ? /* wgsl */ `    if (seen) { w *= bitcast<f32>(values[rowsAt[lane] + HEAD 
   return {
     name: 'attention',
     constants: {
+      ...cacheConstants(shape),
       OUT_STRIDE: shape.outStride,
       GROUP: heads / kvHeads,
-      HEAD: headDim,
       WIDTH: (heads + 2 * kvHeads) * headDim,
-      KV_ROWS: shape.kvRows,
-      ROW_WORDS: kvRowWords(kvFormat, headDim),
-      PAGE: KV_PAGE,
       WG: ATTENTION_SPAN,
       COLUMN_GROUPS: Math.floor(ATTENTION_SPAN / headDim),
-      POSITION: shape.position,
-      SLOT: shape.slot,
-      TABLES: shape.tables,
-      TABLE_PAGES: shape.tablePages,
       SCALE: float(shape.scale),
     },
     bindings: [

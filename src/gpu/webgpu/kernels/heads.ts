@@ -10,13 +10,22 @@ import { KV_PAGE } from '../../../kernels/layout.js';
 import type { KernelText } from '../kernel.js';
 import { float, LARGEST, REDUCTION } from './text.js';
 
-export interface HeadsShape {
+/** Heads, their cache, and where a step says which row of it is whose. */
+export interface CacheShape {
   heads: number;
   kvHeads: number;
   headDim: number;
   /** Positions of one head in the cache. */
   kvRows: number;
   kvFormat: KvFormat;
+  /** Word offsets in the step: positions and slots of rows, page tables and their length. */
+  position: number;
+  slot: number;
+  tables: number;
+  tablePages: number;
+}
+
+export interface HeadsShape extends CacheShape {
   /** The first dimensions of q and k that rotate; 0: none. */
   rotaryDims: number;
   /** Offsets in the layer's vectors; -1: none. */
@@ -26,22 +35,28 @@ export interface HeadsShape {
   /** The bias of q and k was added before, with the norm of all heads. */
   biasOnValuesOnly: boolean;
   epsilon: number;
-  /** Word offsets in the step: positions and slots of rows, page tables and their length. */
-  position: number;
-  slot: number;
-  tables: number;
-  tablePages: number;
 }
 
 /** Words of a row of the cache. */
 export const kvRowWords = (format: KvFormat, headDim: number): number =>
   format === 'f32' ? headDim : headDim / 4 + 1;
 
+export const cacheConstants = (shape: CacheShape): KernelText['constants'] => ({
+  HEAD: shape.headDim,
+  KV_ROWS: shape.kvRows,
+  ROW_WORDS: kvRowWords(shape.kvFormat, shape.headDim),
+  PAGE: KV_PAGE,
+  POSITION: shape.position,
+  SLOT: shape.slot,
+  TABLES: shape.tables,
+  TABLE_PAGES: shape.tablePages,
+});
+
 const WORKGROUP = 64;
 
 /** Bindings: step, vectors, angles, qkv, keys, values. Dispatch: heads + 2 kvHeads, rows. */
 export function headsKernel(shape: HeadsShape): KernelText {
-  const { heads, kvHeads, headDim, rotaryDims, bias, qNorm, kNorm } = shape;
+  const { heads, kvHeads, rotaryDims, bias, qNorm, kNorm } = shape;
   const normed = qNorm >= 0;
   const store = (into: string): string =>
     shape.kvFormat === 'f32'
@@ -116,18 +131,11 @@ ${
   return {
     name: 'heads',
     constants: {
+      ...cacheConstants(shape),
       HEADS: heads,
       KV_HEADS: kvHeads,
-      HEAD: headDim,
       HALF: rotaryDims / 2,
-      KV_ROWS: shape.kvRows,
-      ROW_WORDS: kvRowWords(shape.kvFormat, headDim),
-      PAGE: KV_PAGE,
       WG: WORKGROUP,
-      POSITION: shape.position,
-      SLOT: shape.slot,
-      TABLES: shape.tables,
-      TABLE_PAGES: shape.tablePages,
       EPSILON: float(shape.epsilon),
     },
     bindings: [
