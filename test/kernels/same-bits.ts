@@ -203,7 +203,7 @@ const shapesOf = (columns: readonly number[], slow: boolean): fc.Arbitrary<Shape
       group: fc.integer({ min: 1, max: slow ? 7 : 19 }),
       headDim: fc.constantFrom(...(slow ? [20, 80] : [16, 20, 32, 64, 80, 128])),
       window: slow
-        ? fc.constantFrom([0, 100], [37, 64])
+        ? fc.constantFrom<[number, number]>([0, 100], [37, 64])
         : fc.tuple(fc.nat(150), fc.integer({ min: 1, max: 150 })),
     })
     .map(({ shares, window: [begin, length], ...shape }) => ({
