@@ -7,6 +7,7 @@
  *
  * Everything is chosen on the passages to choose by, and told of those that decided nothing.
  */
+import { alternate, median, pairedRatio } from '../bench/paired.js';
 import { cutIn, type ActivationCut, type FfnCuts, type FfnMode, type FfnPlan } from '../engine/ffn-plan.js';
 import type { Engine } from '../engine/engine.js';
 import { activeNeurons } from '../model/block.js';
@@ -329,9 +330,12 @@ function judge(
 
 // ---- speed --------------------------------------------------------------------------------------------
 
-const SPEED_ROUNDS = 7;
+/** Tokens of a turn, and how long one may take: large models take a second a token. */
 const SPEED_TOKENS = 48;
-/** A round is short enough to be repeated: large models take a second a token. */
+const TURN_MS = 4000;
+/** Turns of each setting. Of small models a turn is over before the machine has done one thing else: they get more. */
+const FEWEST_ROUNDS = 7;
+const MOST_ROUNDS = 61;
 const SPEED_MS = 4000;
 
 interface Speed {
@@ -347,13 +351,10 @@ async function compareSpeeds(
   signal?: AbortSignal,
 ): Promise<Speed[]> {
   const prompt = ids.slice(0, Math.max(1, Math.min(8, engine.layout.contextLength >> 1)));
-  const most = Math.min(SPEED_TOKENS, engine.layout.contextLength - prompt.length);
-  const measured: number[][] = settings.map(() => []);
-  let maxTokens = most;
-  for (let round = -1; round < SPEED_ROUNDS; round++) {
-    for (const [s, bringInto] of settings.entries()) {
+  let maxTokens = Math.min(SPEED_TOKENS, engine.layout.contextLength - prompt.length);
+  const contestants = settings.map((bringInto) => ({
+    run: async (): Promise<number> => {
       await bringInto();
-      const began = performance.now();
       const { stats } = await engine.generate({
         prompt,
         maxTokens,
@@ -361,22 +362,19 @@ async function compareSpeeds(
         cachePrompt: false,
         signal,
       });
-      if (round >= 0) measured[s].push(stats.decodeTokensPerSecond);
-      // The first round only warms up, and says how long a token takes.
-      else
-        maxTokens = Math.max(
-          4,
-          Math.min(maxTokens, Math.floor((maxTokens * SPEED_MS) / (performance.now() - began))),
-        );
-    }
-  }
+      return stats.decodeTokensPerSecond;
+    },
+  }));
+  // The slowest turn of a first round, which also warms up, says how many there is time for.
+  const [slowest] = (await alternate(contestants, { rounds: 1, warmups: 0, signal }))
+    .flat()
+    .sort((x, y) => x - y);
+  maxTokens = Math.max(Math.min(4, maxTokens), Math.min(maxTokens, Math.floor((slowest * TURN_MS) / 1000)));
+  const turns = (SPEED_MS * slowest) / (1000 * maxTokens * settings.length);
+  const rounds = Math.max(FEWEST_ROUNDS, Math.min(MOST_ROUNDS, Math.floor(turns)));
+  const measured = await alternate(contestants, { rounds, signal });
   return measured.map((speeds) => ({
     tokensPerSecond: median(speeds),
-    speedup: median(speeds.map((speed, round) => speed / measured[0][round])),
+    speedup: pairedRatio(speeds, measured[0]),
   }));
 }
-
-const median = (values: readonly number[]): number => {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[sorted.length >> 1];
-};

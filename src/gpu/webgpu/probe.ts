@@ -1,4 +1,5 @@
 /** The proof run of WebGPU: a kernel of ours on the adapter, its numbers compared; then what crossings and weights cost. */
+import { median } from '../../bench/paired.js';
 import { rowBytes } from '../../kernels/layout.js';
 import type { ProbeReport } from '../providers.js';
 import { createFrom, createStorage, createUniform, Readback } from './buffers.js';
@@ -77,7 +78,7 @@ export async function probeWebGpu(measure: boolean): Promise<ProbeReport> {
 async function medianOf(run: () => Promise<number>): Promise<number> {
   const times: number[] = [];
   for (let i = 0; i < TIMED_RUNS; i++) times.push(await run());
-  return times.sort((a, b) => a - b)[times.length >> 1];
+  return median(times);
 }
 
 /** Weight bytes a second of a product with one vector, the crossing taken off. */
