@@ -105,7 +105,7 @@ function chooseFfn(kind: ActivationKind, options: EngineOptions): FfnMode {
       'ARTIFACT_INVALID',
       'FFN mode predicted needs a profile and predictor for this model; no layer has a predictor',
       {
-        hint: 'Make them with: hybrid-infer profile <model>',
+        hint: 'Make them with: hybrid-infer profile <model>. Where it found that other modes read less, use --ffn auto.',
       },
     );
   }

@@ -3,7 +3,7 @@
  * write each block to its place; the header goes in last, so that an unfinished file is never a pack.
  */
 import { availableParallelism } from 'node:os';
-import { PackError } from '../errors.js';
+import { HybridError, PackError } from '../errors.js';
 import { createAtomic, type AtomicFile } from '../io/atomic-write.js';
 import { acquireLock } from '../io/lock.js';
 import type { OnProgress } from '../io/progress.js';
@@ -49,7 +49,12 @@ export async function convert(
   options: ConvertOptions,
 ): Promise<PackHeader> {
   // A pack carries the tokenizer with it: a broken one is refused before minutes of work.
-  createTokenizer(source.tokenizer);
+  try {
+    createTokenizer(source.tokenizer);
+  } catch (cause) {
+    if (!(cause instanceof HybridError)) throw cause;
+    throw new HybridError(cause.code, `${source.path}: ${cause.message}`, { hint: cause.hint, cause });
+  }
   const lock = acquireLock(`${outPath}.lock`);
   try {
     return await writePack(source, outPath, options);

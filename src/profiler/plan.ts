@@ -11,6 +11,7 @@
  */
 import { activeNeurons, expertShape, type ExpertShape } from '../model/block.js';
 import type { FfnMode } from '../engine/ffn-plan.js';
+import { artifactInvalid } from '../predictor/artifact-file.js';
 import type { LayerChoice, LayerCurve, ModeBytes } from '../predictor/artifact.js';
 import type { PackHeader } from '../pack/types.js';
 import type { LayerPredictor } from '../predictor/types.js';
@@ -25,7 +26,10 @@ export interface FfnSizes {
   recordBytes: number;
 }
 
-/** @param routed tokens that met each expert, where that was counted: default, all equally many */
+/**
+ * @param routed tokens that met each expert, where that was counted: default, all equally many
+ * @throws ArtifactError when they are of other experts than the model's
+ */
 export const sizesOf = (header: PackHeader, l: number, routed?: Uint32Array): FfnSizes => ({
   nFf: header.config.intermediateSize,
   met: activeNeurons(header.config),
@@ -41,6 +45,11 @@ export const sizesOf = (header: PackHeader, l: number, routed?: Uint32Array): Ff
 export const WORTH_IT = 0.03;
 
 function routedShares({ count, active }: ExpertShape, routed?: Uint32Array): number[] {
+  if (routed && routed.length !== count) {
+    throw artifactInvalid(
+      `a profile counts the tokens of ${routed.length} experts a layer, the model has ${count}`,
+    );
+  }
   const total = routed?.reduce((a, b) => a + b, 0) ?? 0;
   return Array.from({ length: count }, (_, e) => active * (total > 0 ? routed![e] / total : 1 / count));
 }

@@ -14,6 +14,7 @@ import { findPlan } from '../../src/profiler/find-plan.js';
 import { mergeProfiles } from '../../src/profiler/merge.js';
 import { downNorms } from '../../src/profiler/pack-rows.js';
 import { splitPassages } from '../../src/profiler/passages.js';
+import { sizesOf } from '../../src/profiler/plan.js';
 import { profile, profileHot, type ProfileResult } from '../../src/profiler/profile.js';
 import { baseConfig, randomTensors, writeModel } from '../helpers/any-model.js';
 import { ownCache } from '../helpers/own-cache.js';
@@ -87,6 +88,16 @@ describe('the profile of a mixture', () => {
     } finally {
       await engine.close();
     }
+  });
+
+  it('is refused where it counts other experts than the model has', async () => {
+    const pack = openPack(await packFor(model, 'q8'));
+    pack.close();
+    const { routed } = result.profile.layers[0];
+    expect(sizesOf(pack.header, 0, routed).routed).toHaveLength(EXPERTS);
+    expect(() => sizesOf(pack.header, 0, routed!.subarray(1))).toThrow(
+      /tokens of 3 experts a layer, the model has 4/,
+    );
   });
 
   it('holds for the run with the plan: the engine measures the same on the same text', () => {
