@@ -1,28 +1,32 @@
 /**
  * What one token dispatches and reads when a whole model is on a WebGPU device, by operation, against what must be
  * read: computed from the operations that run, on a device of paper (src/gpu/webgpu/on-paper.ts). No GPU, no model.
- *
- *     npm run build && node tools/gpu-bytes.mjs [--shape prosparse-7b] [--quant q4] [--context 1024] [--record]
- *
- * Must be read: codes and scales without any padding, of every row of the attention, of the gates, up rows and down
- * columns that the mode's own rule needs (dense: all), and the positions in the cache. --record writes
- * docs/results/gpu-token-7b.json, from which `npm run docs:tables` makes the table of docs/gpu.md.
  */
 import { openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { readFlags } from './flags.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const dist = (path) => import(join(root, 'dist', path));
-const { values } = parseArgs({
-  options: {
+const { values } = readFlags(
+  `npm run build && node tools/gpu-bytes.mjs [options]
+
+Must be read: codes and scales without any padding, of every row of the attention, of the gates, up rows and down columns
+that the mode's own rule needs (dense: all), and the positions in the cache.
+
+  --shape NAME     of tools/synthesize.mjs (prosparse-7b)
+  --quant FORMAT   q4, q8 (q4)
+  --context N      positions in the cache (1024)
+  --record         writes docs/results/gpu-token-7b.json, from which npm run docs:tables makes the table of docs/gpu.md`,
+  {
     shape: { type: 'string', default: 'prosparse-7b' },
     quant: { type: 'string', default: 'q4' },
     context: { type: 'string', default: '1024' },
     record: { type: 'boolean', default: false },
   },
-});
+  ['context'],
+);
 const { GROUP } = await dist('kernels/layout.js');
 const { formatsFor } = await dist('pack/formats.js');
 const { layoutSections } = await dist('pack/layout.js');
@@ -31,12 +35,15 @@ const { SHAPES } = await dist('synthesize/shapes.js');
 const { tokenOnPaper } = await dist('gpu/webgpu/on-paper.js');
 const { tablePages } = await dist('engine/gpu-step.js');
 
-const { shape: name, quant } = values;
-if (!SHAPES[name]) {
-  console.error(`--shape: expected one of ${Object.keys(SHAPES).join(', ')}, found ${name}`);
+const { shape: name, quant, context } = values;
+for (const [flag, known] of [
+  ['shape', Object.keys(SHAPES)],
+  ['quant', ['q4', 'q8']],
+]) {
+  if (known.includes(values[flag])) continue;
+  console.error(`error: --${flag}: expected one of ${known.join(', ')}, found ${values[flag]}`);
   process.exit(2);
 }
-const context = Number(values.context);
 const { config, sparsity, predictedSparsity, recall, rank } = SHAPES[name];
 const { hiddenSize: d, intermediateSize: n, layers, heads, kvHeads, headDim, vocabSize } = config;
 const MODES = ['dense', 'exact', 'predicted'];

@@ -1,35 +1,52 @@
 /**
  * What a WebGPU device keeps: memory over one long text, and over many models opened and closed, with the whole model
  * on the device and with units of it beside the lanes.
- *
- *     npm run build && node tools/gpu-endurance.mjs [--pack FILE] [--tokens 2000] [--models 100]
- *         [--where whole,units] [--json FILE]
- *
- * Without --pack it synthesises the shape `least-test` (two layers of 64, in q4, with its predictor): what could leak
- * is the same in a small model, and a software adapter is fast enough for it. Prints this process's resident memory (with
- * a software adapter that is the device's memory too) as it goes. Exit code 1 when the least of the later half is above
- * the least of the earlier one by more than GROWTH: single figures have what the last model left.
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { readFlags } from './flags.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const dist = (path) => import(join(root, 'dist', path));
-const { values } = parseArgs({
-  options: {
-    pack: { type: 'string' },
-    tokens: { type: 'string', default: '2000' },
-    models: { type: 'string', default: '100' },
-    where: { type: 'string', default: 'whole,units' },
-    json: { type: 'string' },
+const usage = `npm run build && node tools/gpu-endurance.mjs [options]
+
+Prints this process's resident memory as it goes (with a software adapter that is the device's memory too). Exit code 1
+when the least figure of the later half is more than a tenth above the least of the earlier one: single figures have what
+the last model left.
+
+  --pack FILE      a pack; without it the shape least-test is synthesised (two layers of 64, q4, with its predictor): what
+                   could leak is the same in a small model, and a software adapter is fast enough for it
+  --tokens N       of the long text; 0: none (2000)
+  --models N       opened and closed, each with a text; 0: none (100)
+  --where LIST     what is on the device: whole,units
+  --json FILE      writes the figures`;
+const text = { type: 'string' };
+const { values } = readFlags(
+  usage,
+  {
+    pack: text,
+    tokens: { ...text, default: '2000' },
+    models: { ...text, default: '100' },
+    where: { ...text, default: 'whole,units' },
+    json: text,
   },
-});
+  [],
+);
+const refuse = (message) => {
+  console.error(`error: ${message}\n\n${usage}`);
+  process.exit(2);
+};
+for (const name of ['tokens', 'models'])
+  if (!/^\d{1,9}$/.test(values[name]))
+    refuse(`--${name} is "${values[name]}", expected a whole number from 0`);
+const places = values.where.split(',');
+for (const where of places)
+  if (!['whole', 'units'].includes(where)) refuse(`--where: expected whole, units, found "${where}"`);
 const [tokens, models] = [Number(values.tokens), Number(values.models)];
 /** Allocators keep some. */
 const GROWTH = 0.1;
@@ -53,10 +70,13 @@ const scratch = mkdtempSync(join(tmpdir(), 'hybrid-gpu-endurance-'));
 const report = { pack: values.pack ?? 'least-test', runs: [] };
 try {
   const path = values.pack ?? (await writeSynthetic({ shape: 'least-test' }, scratch, { quant: 'q4' })).pack;
-  for (const where of values.where.split(',')) {
+  for (const where of places) {
     if (tokens > 0) await longText(path, where);
     if (models > 0) await manyModels(path, where);
   }
+} catch (error) {
+  console.error(`error: ${error.message}${error.hint ? `\nhint: ${error.hint}` : ''}`);
+  process.exitCode = error.exitCode ?? 1;
 } finally {
   rmSync(scratch, { recursive: true, force: true });
 }
@@ -67,7 +87,7 @@ const grew = report.runs.filter(({ figures }) => {
   return half > 0 && least(figures.slice(half)) > least(figures.slice(0, half)) * (1 + GROWTH);
 });
 for (const { where, what } of grew) console.error(`${where}: memory grew over ${what}`);
-process.exit(grew.length > 0 ? 1 : 0);
+process.exit(grew.length > 0 ? 1 : process.exitCode);
 
 async function longText(path, where) {
   const watch = watcher(where, 'tokens of one text', tokens);

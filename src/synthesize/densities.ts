@@ -66,7 +66,8 @@ export function planDensities(target: DensityTarget): DensityPlan {
 
 /** The same with the caution that a predictor of this rho needs for the recall, and the predicted sparsity it then has. */
 export function cautionFor(plan: DensityPlan): DensityPlan {
-  const q = bisect(-12, 12, (q) => recallOf({ ...plan, q }) > plan.recall);
+  const most = mostCaution(plan.rho);
+  const q = bisect(-most, most, (q) => recallOf({ ...plan, q }) > plan.recall);
   return { ...plan, q, predictedSparsity: pointAt(plan, q).predictedSparsity };
 }
 
@@ -82,8 +83,12 @@ const taus = (plan: Pick<DensityPlan, 'mu' | 'skew'>): number[] =>
 function solveCaution(plan: Omit<DensityPlan, 'q'>): number {
   const tau = taus(plan);
   const candidates = (q: number) => mean(tau.map((t) => upperTail(cutOf({ rho: plan.rho, q }, t))));
-  return bisect(-12, 12, (q) => candidates(q) > 1 - plan.predictedSparsity);
+  const most = mostCaution(plan.rho);
+  return bisect(-most, most, (q) => candidates(q) > 1 - plan.predictedSparsity);
 }
+
+/** Moves a cut by twelve standard deviations: from all neurons to none. */
+const mostCaution = (rho: number): number => 12 / Math.sqrt(1 - rho);
 
 /** P(candidate and active) / P(active), over all neurons. */
 export function recallOf(plan: DensityPlan): number {

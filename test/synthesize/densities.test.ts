@@ -58,9 +58,10 @@ describe('planDensities', () => {
   });
 
   it('says which recalls are possible when the asked one is not', () => {
-    const ask = (recall: number) => () =>
-      planDensities({ gateSparsity: 0.89, predictedSparsity: 0.95, recall, skew: 1 });
-    expect(ask(0.92)).toThrow(/recall 0.92 is impossible/);
+    const ask = (gateSparsity: number, predictedSparsity: number) => () =>
+      planDensities({ gateSparsity, predictedSparsity, recall: 0.92, skew: 1 });
+    expect(ask(0.89, 0.95)).toThrow(/recall 0.92 is impossible/);
+    expect(ask(0.5, 0.9)).toThrow(/recall 0.92 is impossible/); // a tenth of the neurons, half of them active
   });
 
   it('refuses shares outside 0..1', () => {
