@@ -11,7 +11,7 @@ import { workerUrl } from '../io/worker-path.js';
 import { adviseHugePages, type KernelChoice } from '../kernels/select.js';
 import type { ProbeReply, ProbeTask } from './bandwidth-worker.js';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { median } from './paired.js';
+import { median } from '../evaluate/paired.js';
 
 /** Far more than any cache holds; a small machine gives an eighth of its memory. */
 const PROBE_BYTES = 1024 * 2 ** 20;

@@ -10,7 +10,7 @@ import type { WeightFormat } from '../kernels/layout.js';
 import { selectKernels } from '../kernels/select.js';
 import { BandwidthProbe, CACHED_BYTES, MOST_OF_FLOOR } from './bandwidth.js';
 import { availableMemory, describeMachine, type Machine } from './machine.js';
-import { alternate, deviation, median, pairedRatio, type Contestant } from './paired.js';
+import { alternate, deviation, median, pairedRatio, type Contestant } from '../evaluate/paired.js';
 
 export interface BenchConfiguration {
   /** Of the model, in the table. @default its own */

@@ -7,7 +7,7 @@
  *
  * Everything is chosen on the passages to choose by, and told of those that decided nothing.
  */
-import { alternate, median, pairedRatio } from '../bench/paired.js';
+import { alternate, median, pairedRatio } from '../evaluate/paired.js';
 import { cutIn, type ActivationCut, type FfnCuts, type FfnMode, type FfnPlan } from '../engine/ffn-plan.js';
 import type { Engine } from '../engine/engine.js';
 import { activeNeurons } from '../model/block.js';

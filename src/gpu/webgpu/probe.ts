@@ -1,5 +1,5 @@
 /** The proof run of WebGPU: a kernel of ours on the adapter, its numbers compared; then what crossings and weights cost. */
-import { median } from '../../bench/paired.js';
+import { median } from '../../evaluate/paired.js';
 import { rowBytes } from '../../kernels/layout.js';
 import type { ProbeReport } from '../providers.js';
 import { createFrom, createStorage, createUniform, Readback } from './buffers.js';

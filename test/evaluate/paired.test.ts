@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { alternate, deviation, median, pairedRatio } from '../../src/bench/paired.js';
+import { alternate, deviation, median, pairedRatio } from '../../src/evaluate/paired.js';
 
 describe('paired measurement', () => {
   it('takes turns and does not record the warm-up', async () => {
