@@ -10,7 +10,6 @@ import { createSlot, inputStride, SLOT_INPUT } from '../pack/quantize.js';
 import { TOOL_VERSION } from '../pack/tool-version.js';
 import type { PackHeader } from '../pack/types.js';
 import type {
-  ArtifactModel,
   LayerCurve,
   ModeBytes,
   PredictorArtifact,
@@ -21,6 +20,7 @@ import { predictorRowBytes } from '../predictor/rows.js';
 import type { LayerPredictor, PredictorFormat, RowMatrix } from '../predictor/types.js';
 import type { ProfileArtifact } from '../profiler/artifact.js';
 import { layerHotness } from '../profiler/hotness.js';
+import { modelOf } from '../profiler/provenance.js';
 import { cutOf, pointAt, type DensityPlan } from './densities.js';
 import { upperTail } from './normal.js';
 import type { SyntheticModel } from './synthetic-model.js';
@@ -72,14 +72,6 @@ export function syntheticProfile(model: SyntheticModel, header: PackHeader): Pro
     }),
   };
 }
-
-const modelOf = ({ name, fingerprint, config }: PackHeader): ArtifactModel => ({
-  name,
-  fingerprint,
-  layers: config.layers,
-  hiddenSize: config.hiddenSize,
-  intermediateSize: config.intermediateSize,
-});
 
 const provenanceOf = (model: SyntheticModel, header: PackHeader): Provenance => ({
   toolVersion: TOOL_VERSION,
