@@ -13,7 +13,8 @@ import { chunksFor, cutIn, type ActivationCut, type FfnMode } from './ffn-plan.j
 import type { GenerateTask, SequenceAccount, StopReason, TokenLogprob } from './jobs.js';
 import { KV_PAGE } from '../kernels/layout.js';
 import { LanePool } from './lanes.js';
-import { afterGateOf, planLayout, type InlineItem, type LoadItem, type ModelLayout } from './layout.js';
+import type { InlineItem, LoadItem, ModelLayout } from './layout.js';
+import { afterGateOf, planLayout } from './plan-layout.js';
 import { resolveOptions, wholeNumber } from './options.js';
 import type {
   EngineGpu,

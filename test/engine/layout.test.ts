@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { MAX_ARENA_BYTES } from '../../src/engine/arena.js';
-import { planLayout } from '../../src/engine/layout.js';
+import { planLayout } from '../../src/engine/plan-layout.js';
 import { defaultKvFormat } from '../../src/engine/options.js';
 import { KV_PAGE } from '../../src/kernels/layout.js';
 import { openPack } from '../../src/pack/reader.js';

@@ -8,7 +8,7 @@
  * Neurons lie in the order that the predictor wants: always candidates, scored ones, the rest.
  */
 import type { ActivationCut, FfnMode, FfnPlan, LayerPlan, QuantRows } from '../../engine/ffn-plan.js';
-import { afterGateOf } from '../../engine/layout.js';
+import { afterGateOf } from '../../engine/plan-layout.js';
 import type { ActivationKind } from '../../kernels/kernels.js';
 import { isSketch, rowBytes, type WeightFormat } from '../../kernels/layout.js';
 import type { PackHeader, PackSection } from '../../pack/types.js';
